@@ -1,0 +1,1 @@
+"""The bake: from a preset to a sealed run folder."""

@@ -1,0 +1,1 @@
+"""A small checkpoint of the SDXL family, for the quickstart and the tests."""

@@ -1,0 +1,1 @@
+"""How a training runs: accelerate's config, the shim, the supervisor."""

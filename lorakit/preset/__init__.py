@@ -1,0 +1,1 @@
+"""What is asked: typed presets for SDXL LoRA training."""

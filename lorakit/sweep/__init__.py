@@ -1,0 +1,1 @@
+"""Many runs: a grid over a preset's keys."""

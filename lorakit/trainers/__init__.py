@@ -1,0 +1,1 @@
+"""Who trains: the catalogue of options, the command, the choice of trainer."""

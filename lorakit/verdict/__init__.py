@@ -1,0 +1,1 @@
+"""What it means: runs side by side."""
