@@ -55,9 +55,7 @@ class LorakitError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, why: str = "", todo: str = "", problems: tuple[Problem, ...] = ()
-    ) -> None:
+    def __init__(self, what: str, *, why: str = "", todo: str = "", problems: tuple[Problem, ...] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.why = why

@@ -80,7 +80,12 @@ class Catalogue:
                 continue
             default = flag.default
             parser.add_argument(
-                flag.flag, dest=flag.dest, type=types[flag.type], default=default, choices=flag.choices, nargs=flag.nargs
+                flag.flag,
+                dest=flag.dest,
+                type=types[flag.type],
+                default=default,
+                choices=flag.choices,
+                nargs=flag.nargs,
             )
         return parser
 
