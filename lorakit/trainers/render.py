@@ -1,0 +1,347 @@
+"""A preset as the trainer's command line: pure text, with every argument that changes the result written out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel
+
+from lorakit.errors import RuleError
+from lorakit.preset.models import Preset, field_flag
+from lorakit.preset.units import Warmup, format_number, format_rate
+from lorakit.trainers.catalogue import int_or_float
+
+if TYPE_CHECKING:
+    from lorakit.workspace import Workspace
+
+__all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment", "shell_line", "warmup_text"]
+
+TrainerKind = Literal["sd-scripts", "builtin"]
+#: A flag and its values, as they stand in the command.
+Option = tuple[str, ...]
+#: Long enough for every name people give, short enough for ``-step00000001-state`` behind it.
+_NAME_BYTES: Final = 120
+
+
+@dataclass(frozen=True)
+class RenderPaths:
+    """Where a run reads and writes.
+
+    ``root`` is what relative paths of the preset count from. ``links`` maps a path to the one that is to stand in the
+    command in its place: sd-scripts reads a relative symbolic link as if it stood in the current folder. ``run_id`` is
+    None where a command is only shown.
+    """
+
+    root: Path
+    output_dir: Path
+    logging_dir: Path
+    run_id: str | None = None
+    tokenizer_cache: Path | None = None
+    links: Mapping[Path, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, workspace: Workspace, preset: Preset, run_folder: Path, run_id: str | None = None) -> RenderPaths:
+        """The paths of a run in ``run_folder``: weights/, attempts/01/events/. Reads symbolic links, nothing else."""
+        asked = (workspace.resolve(text) for text in (preset.base.model, preset.base.vae) if text)
+        return cls(
+            root=workspace.root,
+            output_dir=run_folder / "weights",
+            logging_dir=run_folder / "attempts" / "01" / "events",
+            run_id=run_id,
+            links={path: target for path in asked if (target := _follow_relative_links(path)) != path},
+        )
+
+    def resolve(self, text: str) -> str:
+        """An absolute path without ``..``, as text."""
+        path = Path(os.path.normpath(self.root / Path(text).expanduser()))
+        return str(self.links.get(path, path))
+
+
+def _follow_relative_links(path: Path) -> Path:
+    seen: set[Path] = set()
+    while path.is_symlink() and not path.readlink().is_absolute() and path not in seen:
+        seen.add(path)
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+    return path
+
+
+@dataclass(frozen=True)
+class _Context:
+    preset: Preset
+    paths: RenderPaths
+    kind: TrainerKind
+
+
+def render(preset: Preset, paths: RenderPaths, *, kind: TrainerKind) -> tuple[str, ...]:
+    """The arguments that stand after the script's name, in the order of the preset's tables.
+
+    Pure: the same preset and paths give the same text. Raises RuleError for what the command line cannot say: a part
+    without a rate beside one with a rate in the same pair, nothing to train, a seed that was not drawn.
+    """
+    _refuse_unspeakable(preset, kind)
+    context = _Context(preset, paths, kind)
+    options: list[Option] = []
+    for name, table in preset:
+        if isinstance(table, BaseModel):
+            options += _table_options(context, name, table)
+        elif name == "seed":
+            options.append(("--seed", str(table)))
+    if kind == "sd-scripts":
+        options.append(("--console_log_simple",))
+    options += _extra_options(preset.extra)
+    return tuple(argument for option in options for argument in _arguments(option))
+
+
+def _table_options(context: _Context, table_name: str, table: BaseModel) -> Iterable[Option]:
+    for name, value in table:
+        key = f"{table_name}.{name}"
+        flag = field_flag(type(table), name)
+        if (special := _SPECIAL.get(key)) is not None:
+            yield from special(context, value)
+        elif flag is not None and _ONLY_WITH.get(key, _always)(context.preset):
+            yield from _plain(flag, value)
+
+
+def _plain(flag: str, value: Any) -> Iterable[Option]:
+    if value is True:
+        yield (flag,)
+    elif value is not None and value is not False and value != "":
+        yield (flag, _text(value))
+
+
+def _text(value: Any) -> str:
+    return format_number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def _arguments(option: Option) -> Option:
+    # argparse takes a value that begins with a dash for another option, unless an equals sign ties it to its own.
+    if len(option) == 2 and option[1].startswith("-"):
+        return (f"{option[0]}={option[1]}",)
+    return option
+
+
+def _refuse_unspeakable(preset: Preset, kind: TrainerKind) -> None:
+    rates = preset.optim.te_lr
+    if preset.seed is None:
+        raise RuleError(
+            "the preset has no seed yet",
+            why="a command without one would train differently every time",
+            todo="set seed, or load the preset with load_preset, which draws one",
+        )
+    if preset.optim.unet_lr == 0 and rates.te1 == rates.te2 == 0:
+        raise RuleError("nothing is trained: optim.unet_lr and optim.te_lr are both 0", todo="give one of them a rate")
+    if 0 in (rates.te1, rates.te2) and rates.is_pair:
+        raise RuleError(
+            f"optim.te_lr = {rates} leaves one text encoder out",
+            why="the trainer has no switch for one of the two",
+            todo="give both a rate, or neither",
+        )
+    if rates.is_pair and kind == "sd-scripts":
+        raise RuleError(
+            f"optim.te_lr = {rates} is a pair",
+            why="sd-scripts gives both text encoders the first rate",
+            todo='one rate for both, or trainer.kind = "builtin"',
+        )
+
+
+# What a field becomes where it is more than one option with the field's value.
+
+
+def _path(flag: str) -> Callable[[_Context, Any], Iterable[Option]]:
+    def options(context: _Context, value: str | None) -> Iterable[Option]:
+        return [(flag, context.paths.resolve(value))] if value else []
+
+    return options
+
+
+def _tokenizer_cache(context: _Context, value: str | None) -> Iterable[Option]:
+    folder = context.paths.resolve(value) if value else context.paths.tokenizer_cache
+    return [("--tokenizer_cache_dir", str(folder))] if folder else []
+
+
+def _resolution(_: _Context, value: Any) -> Iterable[Option]:
+    return [("--resolution", f"{value.width},{value.height}")]
+
+
+def _max_token_length(_: _Context, value: int) -> Iterable[Option]:
+    # 75 is what the trainer does when the option is left out, and the one value that its parser refuses.
+    return [] if value == 75 else [("--max_token_length", str(value))]
+
+
+def _network_args(context: _Context, args: Mapping[str, Any]) -> Iterable[Option]:
+    network = context.preset.network
+    named = {name: getattr(network, name) for name in ("rank_dropout", "module_dropout", "conv_dim", "conv_alpha")}
+    pairs = {name: value for name, value in named.items() if value is not None} | dict(args)
+    return [("--network_args", *(f"{name}={_text(value)}" for name, value in pairs.items()))] if pairs else []
+
+
+def _optimizer_args(_: _Context, args: Mapping[str, Any]) -> Iterable[Option]:
+    return [("--optimizer_args", *(f"{name}={_literal(value)}" for name, value in args.items()))] if args else []
+
+
+def _literal(value: Any) -> str:
+    # The trainer reads a Python literal; optimizers expect a tuple where TOML writes an array.
+    return repr(_tuples(value)).replace(", ", ",") if isinstance(value, list) else repr(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _unet_lr(context: _Context, rate: float) -> Iterable[Option]:
+    # learning_rate stands in for whatever has no rate of its own; here everything has one, and it is never left at 2e-6.
+    yield ("--learning_rate", format_rate(rate or context.preset.optim.te_lr.te1))
+    yield ("--unet_lr", format_rate(rate)) if rate else ("--network_train_text_encoder_only",)
+
+
+def _te_lr(_: _Context, rates: Any) -> Iterable[Option]:
+    if rates.te1 == rates.te2 == 0:
+        return [("--network_train_unet_only",)]
+    values = (rates.te1, rates.te2) if rates.is_pair else (rates.te1,)
+    return [("--text_encoder_lr", *map(format_rate, values))]
+
+
+def _ticks(flag: str) -> Callable[[_Context, Any], Iterable[Option]]:
+    def options(context: _Context, value: Warmup | None) -> Iterable[Option]:
+        return [] if value is None else [(flag, warmup_text(value, context.preset.launch.processes))]
+
+    return options
+
+
+def warmup_text(warmup: Warmup, processes: int = 1) -> str:
+    """A warmup or decay as the trainer's parser reads it.
+
+    The trainer counts warmup steps in scheduler ticks, of which an optimizer step makes one per process; a ratio is of the
+    whole run either way.
+    """
+    if warmup.ratio is None:
+        return str((warmup.steps or 0) * processes)
+    percent = str(warmup)
+    return percent if int_or_float(percent) == warmup.ratio else repr(warmup.ratio)
+
+
+def _network_alpha(context: _Context, alpha: Any) -> Iterable[Option]:
+    return [("--network_alpha", format_number(alpha.of(context.preset.network.dim)))]
+
+
+def _full_precision(context: _Context, full: bool) -> Iterable[Option]:
+    # Without mixed precision there is nothing to go full with; a rule says so.
+    mixed = context.preset.precision.mixed
+    return [(f"--full_{mixed}",)] if full and mixed != "no" else []
+
+
+_ATTENTION: Final = {"sdpa": "--sdpa", "xformers": "--xformers", "mem_eff": "--mem_eff_attn"}
+
+
+def _attention(_: _Context, value: str) -> Iterable[Option]:
+    return [(_ATTENTION[value],)] if value in _ATTENTION else []
+
+
+def _output(context: _Context, every_n_epochs: int | None) -> Iterable[Option]:
+    yield ("--output_dir", str(context.paths.output_dir))
+    yield ("--output_name", output_name(context.preset))
+    yield from _plain("--save_every_n_epochs", every_n_epochs)
+
+
+def _validation_seed(context: _Context, seed: int | None) -> Iterable[Option]:
+    # Left out, the trainer shuffles twice and trains on what it holds out.
+    return (
+        [("--validation_seed", str(context.preset.seed if seed is None else seed))] if _splits(context.preset) else []
+    )
+
+
+def _tensorboard(context: _Context, on: bool) -> Iterable[Option]:
+    return [("--logging_dir", str(context.paths.logging_dir)), ("--log_with", "tensorboard")] if on else []
+
+
+def _metadata(_: _Context, on: bool) -> Iterable[Option]:
+    return [] if on else [("--no_metadata",)]
+
+
+def _comment(context: _Context, comment: str) -> Iterable[Option]:
+    return _plain("--training_comment", run_comment(comment, context.paths.run_id))
+
+
+def run_comment(comment: str, run_id: str | None) -> str:
+    """What stands in the metadata: the user's own words, then the run they belong to."""
+    return "; ".join(part for part in (comment, run_id and f"lorakit run {run_id}") if part)
+
+
+def _extra_options(extra: Mapping[str, Any]) -> Iterable[Option]:
+    for name, value in extra.items():
+        flag = "--" + name.lstrip("-")
+        if isinstance(value, list):
+            yield (flag, *map(_text, value))
+        else:
+            yield from _plain(flag, value)
+
+
+_SPECIAL: Final[Mapping[str, Callable[[_Context, Any], Iterable[Option]]]] = {
+    "base.model": _path("--pretrained_model_name_or_path"),
+    "base.vae": _path("--vae"),
+    "base.tokenizer_cache": _tokenizer_cache,
+    "dataset.path": _path("--train_data_dir"),
+    "dataset.reg_path": _path("--reg_data_dir"),
+    "dataset.config": _path("--dataset_config"),
+    "dataset.resolution": _resolution,
+    "dataset.max_token_length": _max_token_length,
+    "network.alpha": _network_alpha,
+    "network.args": _network_args,
+    "network.weights": _path("--network_weights"),
+    "optim.unet_lr": _unet_lr,
+    "optim.te_lr": _te_lr,
+    "optim.warmup": _ticks("--lr_warmup_steps"),
+    "optim.decay": _ticks("--lr_decay_steps"),
+    "optim.args": _optimizer_args,
+    "precision.full": _full_precision,
+    "memory.attention": _attention,
+    "save.every_n_epochs": _output,
+    "sample.prompts": _path("--sample_prompts"),
+    "validation.seed": _validation_seed,
+    "log.tensorboard": _tensorboard,
+    "log.comment": _comment,
+    "log.metadata": _metadata,
+}
+
+
+def _splits(preset: Preset) -> bool:
+    return preset.validation.split > 0
+
+
+def _always(_: Preset) -> bool:
+    return True
+
+
+#: Options that mean something only beside another one.
+_ONLY_WITH: Final[Mapping[str, Callable[[Preset], bool]]] = {
+    "sample.sampler": lambda preset: preset.sample.prompts is not None,
+    "validation.split": _splits,
+}
+
+
+def output_name(preset: Preset) -> str:
+    """The preset's name as a file name: letters and digits of any script, ``-``, ``_`` and ``.``; never empty."""
+    kept = "".join(
+        letter if letter.isalnum() or letter in "-_." or unicodedata.category(letter).startswith("M") else "_"
+        for letter in unicodedata.normalize("NFC", preset.name)
+    )
+    while "__" in kept:
+        kept = kept.replace("__", "_")
+    short = kept.strip("-_.").encode()[:_NAME_BYTES].decode(errors="ignore").rstrip("-_.")
+    return short or "lora"
+
+
+def shell_line(argv: Iterable[str]) -> str:
+    """The command as text for a POSIX shell, one option a line."""
+    lines: list[list[str]] = [[]]
+    for argument in argv:
+        if argument.startswith("--") and lines[-1]:
+            lines.append([])
+        lines[-1].append(shlex.quote(argument))
+    return " \\\n  ".join(" ".join(line) for line in lines)
