@@ -1,1 +1,1 @@
-"""What it is trained on: folders, captions and buckets."""
+"""What a run is trained on: folders and dataset files, captions, sizes, buckets."""

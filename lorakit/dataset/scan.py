@@ -1,0 +1,333 @@
+"""Looks at a blueprint's folders and says exactly what will be trained on: images, captions, sizes, buckets.
+
+Sizes come from file headers; pixels are not decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorakit.dataset import files
+from lorakit.dataset.blueprint import Blueprint, DatasetSpec, Skipped, SubsetSpec
+from lorakit.dataset.buckets import Bucketer, Size
+from lorakit.dataset.selection import balance_regularisation, split_for_validation
+from lorakit.errors import DatasetError, Problem
+
+__all__ = ["ImageRecord", "ScannedData", "ScannedDataset", "scan"]
+
+#: Called with (files looked at, files to look at).
+Progress = Callable[[int, int], None]
+
+_PROGRESS_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image that is trained on (or validated with). Sizes are (width, height) in pixels.
+
+    ``repeats`` is how often it comes in one epoch, after regularisation balancing. ``caption`` is the text before the
+    caption pipeline; ``caption_path`` is None when it comes from the class tokens or is empty for want of either.
+    """
+
+    path: Path
+    caption: str
+    caption_path: Path | None
+    width: int
+    height: int
+    repeats: int
+    is_reg: bool
+    subset_index: int
+    bucket: Size
+    resized: Size
+    crop_ltrb: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class ScannedDataset:
+    """What one dataset really holds. ``reg_found`` counts regularisation images × repeats before balancing."""
+
+    spec: DatasetSpec
+    train: tuple[ImageRecord, ...]
+    validation: tuple[ImageRecord, ...] = ()
+    reg_found: int = 0
+
+    def bucket_counts(self, *, validation: bool = False) -> dict[Size, int]:
+        """Examples of one epoch (images × repeats) by bucket, in ascending order of bucket."""
+        counts: dict[Size, int] = {}
+        for image in self.validation if validation else self.train:
+            counts[image.bucket] = counts.get(image.bucket, 0) + image.repeats
+        return dict(sorted(counts.items()))
+
+    def batches(self, *, validation: bool = False) -> dict[Size, int]:
+        """Batches of one epoch by bucket: ceil(examples / batch size); the last of a bucket may be short."""
+        size = self.spec.batch_size
+        return {bucket: -(-count // size) for bucket, count in self.bucket_counts(validation=validation).items()}
+
+
+@dataclass(frozen=True)
+class ScannedData:
+    """All datasets, what is passed over and why, and what deserves a look."""
+
+    datasets: tuple[ScannedDataset, ...]
+    skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """Distinct images trained on, without regularisation and validation."""
+        return sum(not image.is_reg for dataset in self.datasets for image in dataset.train)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of all datasets in one epoch, over all processes."""
+        return sum(sum(dataset.batches().values()) for dataset in self.datasets)
+
+
+def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progress | None = None) -> ScannedData:
+    """Find, measure and assign every image of ``blueprint``.
+
+    Raises DatasetError listing *every* image and caption that would stop the trainer (unreadable image, empty or
+    non-UTF-8 caption, two images with one stem) and when there is nothing to train on. With ``skip_unreadable``,
+    unreadable images are passed over by name instead.
+    """
+    scanner = _Scanner(skip_unreadable=skip_unreadable)
+    listings = [[scanner.list_subset(subset) for subset in spec.subsets] for spec in blueprint.datasets]
+    total = sum(len(listing.images) for per_dataset in listings for listing in per_dataset)
+    scanner.report_to(progress, total)
+    datasets = [
+        scanner.read_dataset(spec, per_dataset) for spec, per_dataset in zip(blueprint.datasets, listings, strict=True)
+    ]
+    scanner.raise_problems()
+    if not any(dataset.train for dataset in datasets):
+        raise DatasetError(
+            "there is no image to train on",
+            why=_what_was_skipped(scanner.skipped) or "the folders hold no .png, .jpg, .jpeg, .webp or .bmp file",
+            todo="put images with captions beside them into the N_name folders",
+        )
+    return ScannedData(tuple(datasets), (*blueprint.skipped, *scanner.skipped), tuple(scanner.warnings))
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What one look into a subset's folder gave: image names in the trainer's order, and all names."""
+
+    folder: str
+    images: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+
+
+class _Scanner:
+    """Collects what is found, passed over and wrong, so that all of it can be said at once."""
+
+    def __init__(self, *, skip_unreadable: bool) -> None:
+        self.skip_unreadable = skip_unreadable
+        self.skipped: list[Skipped] = []
+        self.warnings: list[str] = []
+        self.problems: list[Problem] = []
+        self._progress: Progress | None = None
+        self._done = self._total = 0
+
+    def report_to(self, progress: Progress | None, total: int) -> None:
+        """Where to tell how far the reading is."""
+        self._progress, self._total = progress, total
+
+    def raise_problems(self) -> None:
+        """Raise one DatasetError for everything that would stop the trainer."""
+        if not self.problems:
+            return
+        count = len(self.problems)
+        unreadable = any(problem.code == "unreadable" for problem in self.problems)
+        raise DatasetError(
+            f"{count} file{'s' if count > 1 else ''} of the dataset would stop the training",
+            why="; ".join(problem.what for problem in self.problems[:20])
+            + (f"; and {count - 20} more" if count > 20 else ""),
+            todo="mend or remove them"
+            + (", or skip the unreadable images with --skip-unreadable" if unreadable else ""),
+            problems=tuple(replace(problem, code="") for problem in self.problems),
+        )
+
+    def list_subset(self, subset: SubsetSpec) -> _Listing:
+        """Look into the folder, not into its files."""
+        if subset.image_dir is None:
+            raise DatasetError("a subset has no image_dir")
+        # The trainer is given absolute paths, and counts underscores in them (caption_candidates).
+        folder = os.path.abspath(subset.image_dir)
+        images: list[str] = []
+        others: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        if not entry.name.startswith("."):
+                            self._skip(folder, entry.name, "sub-folder: the trainer does not look into it")
+                    elif files.is_image_name(entry.name):
+                        images.append(entry.name)
+                    else:
+                        others.append(entry.name)
+        except OSError as error:
+            raise DatasetError(
+                f"{folder} cannot be read as a folder of images",
+                why=error.strerror or str(error),
+                todo="correct image_dir; relative paths count from the workspace",
+            ) from error
+        for name in sorted(others):
+            if reason := files.why_not_an_image(name):
+                self._skip(folder, name, reason)
+        return _Listing(folder, tuple(sorted(images)), frozenset(images) | frozenset(others))
+
+    def read_dataset(self, spec: DatasetSpec, listings: Iterable[_Listing]) -> ScannedDataset:
+        """Measure, caption, split, balance and bucket one dataset."""
+        bucketer = Bucketer(spec.bucket_settings)
+        train: list[ImageRecord] = []
+        validation: list[ImageRecord] = []
+        reg: list[ImageRecord] = []
+        seen: set[str] = set()
+        for index, (subset, listing) in enumerate(zip(spec.subsets, listings, strict=True)):
+            if listing.folder in seen:
+                self.warnings.append(f"{listing.folder} is listed twice in one dataset; the later one is ignored")
+                continue
+            seen.add(listing.folder)
+            if not listing.images:
+                self._note_empty(spec, listing)
+                continue
+            records = self._read_subset(index, subset, listing, bucketer)
+            if subset.is_reg:
+                reg += records
+            elif spec.validation_split:
+                kept, held_out, shared = split_for_validation(records, spec.validation_split, spec.validation_seed)
+                train += kept
+                validation += [replace(record, repeats=1) for record in held_out]
+                if shared:
+                    self.warnings.append(
+                        f"{listing.folder}: sd-scripts' rounding would also validate on {shared} of the training images"
+                    )
+            else:
+                train += records
+        wanted = sum(record.repeats for record in train)
+        balanced = balance_regularisation(reg, wanted)
+        if len(balanced) < len(reg):
+            self.warnings.append(
+                f"{len(reg) - len(balanced)} of {len(reg)} regularisation images are not used: "
+                f"{wanted} training examples need no more"
+            )
+        return ScannedDataset(
+            spec, (*train, *balanced), tuple(validation), reg_found=sum(record.repeats for record in reg)
+        )
+
+    def _note_empty(self, spec: DatasetSpec, listing: _Listing) -> None:
+        if spec.validation_split:
+            self.problems.append(
+                Problem(
+                    f"{listing.folder} holds no images, and the trainer cannot split an empty folder for validation"
+                )
+            )
+        else:
+            self.warnings.append(f"{listing.folder} holds no images")
+
+    def _read_subset(self, index: int, subset: SubsetSpec, listing: _Listing, bucketer: Bucketer) -> list[ImageRecord]:
+        records: list[ImageRecord] = []
+        by_stem: dict[str, str] = {}
+        without_caption = 0
+        for name in listing.images:
+            path = f"{listing.folder}{os.sep}{name}"
+            stem = os.path.splitext(path)[0]
+            if stem in by_stem:
+                self.problems.append(
+                    Problem(f"{path!r} and {by_stem[stem]!r} share one stem, hence one caption and one cache file")
+                )
+            by_stem[stem] = name
+            self._step()
+            size = self._size(path, bucketer)
+            caption, caption_path = self._caption(stem, subset, listing)
+            if size is None:
+                continue
+            if caption_path is None:
+                without_caption += 1
+            assigned = bucketer.assign(*size)
+            records.append(
+                ImageRecord(
+                    path=Path(path),
+                    caption=caption,
+                    caption_path=Path(caption_path) if caption_path else None,
+                    width=size[0],
+                    height=size[1],
+                    repeats=subset.num_repeats,
+                    is_reg=subset.is_reg,
+                    subset_index=index,
+                    bucket=assigned.bucket,
+                    resized=assigned.resized,
+                    crop_ltrb=assigned.crop_ltrb,
+                )
+            )
+        if without_caption:
+            self._note_missing_captions(without_caption, subset, listing)
+        return records
+
+    def _note_missing_captions(self, count: int, subset: SubsetSpec, listing: _Listing) -> None:
+        extension = subset.caption_extension
+        instead = f"its class tokens {subset.class_tokens!r}" if subset.class_tokens else "an empty caption"
+        self.warnings.append(
+            f"{listing.folder}: {count} of {len(listing.images)} images have no {extension} file and train with {instead}"
+        )
+
+    def _size(self, path: str, bucketer: Bucketer) -> Size | None:
+        try:
+            size = files.image_size(path)
+            bucketer.assign(*size)
+        except files.UnreadableImage as error:
+            if self.skip_unreadable:
+                self.skipped.append(Skipped(Path(path), f"unreadable image: {error}"))
+            else:
+                self.problems.append(Problem(f"{path!r} cannot be read as an image ({error})", code="unreadable"))
+            return None
+        except DatasetError as error:
+            self.problems.append(Problem(f"{path!r}: {error.what}, {error.why}", todo=error.todo))
+            return None
+        return size
+
+    def _caption(self, stem: str, subset: SubsetSpec, listing: _Listing) -> tuple[str, str | None]:
+        """The caption and the file it is from; class tokens (or nothing) when there is none."""
+        for path in files.caption_candidates(stem, subset.caption_extension):
+            folder, name = os.path.split(path)
+            # The listing answers for its own folder; a face-crop candidate may lie in another.
+            there = name in listing.names if folder == listing.folder else os.path.isfile(path)
+            if there:
+                return self._read_caption(path, subset), path
+        return subset.class_tokens or "", None
+
+    def _read_caption(self, path: str, subset: SubsetSpec) -> str:
+        try:
+            caption = files.read_caption(path, all_lines=subset.enable_wildcard)
+        except UnicodeDecodeError as error:
+            self.problems.append(
+                Problem(f"caption {path!r} is not UTF-8 (byte {error.start})", todo="save it as UTF-8")
+            )
+            return ""
+        except OSError as error:
+            self.problems.append(Problem(f"caption {path!r} cannot be read: {error.strerror}"))
+            return ""
+        if caption is None:
+            self.problems.append(Problem(f"caption {path!r} is empty (0 bytes)", todo="write it, or delete the file"))
+            return ""
+        if caption.startswith("\ufeff"):
+            self.warnings.append(
+                f"caption {path!r} starts with a byte order mark, which becomes part of the caption: save it as plain UTF-8"
+            )
+        elif not caption:
+            self.warnings.append(f"caption {path!r} has an empty first line: the image trains with an empty caption")
+        return caption
+
+    def _skip(self, folder: str, name: str, reason: str) -> None:
+        self.skipped.append(Skipped(Path(folder, name), reason))
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress and (self._done % _PROGRESS_EVERY == 0 or self._done == self._total):
+            self._progress(self._done, self._total)
+
+
+def _what_was_skipped(skipped: list[Skipped]) -> str:
+    return "; ".join(f"{item.path.name!r}: {item.reason}" for item in skipped[:5])
