@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
-from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, Warmup, parse_rate
+from lorakit.preset.fields import (
+    Argument,
+    ArgumentName,
+    Count,
+    HighTimestep,
+    LowTimestep,
+    Name,
+    NetworkAlpha,
+    NonNegative,
+    Number,
+    PathText,
+    Positive,
+    Rate,
+    ScalarArgument,
+    Seed,
+    Share,
+    TeRates,
+    Text,
+    TrainResolution,
+    WarmupLength,
+    Word,
+    field_flag,
+    flag,
+)
+from lorakit.preset.units import Alpha, Resolution, Warmup
 
 __all__ = [
     "Base",
@@ -29,67 +53,60 @@ __all__ = [
 ]
 
 
-def _unit(parse: Callable[[Any], Any]) -> tuple[BeforeValidator, PlainSerializer]:
-    return BeforeValidator(parse), PlainSerializer(lambda value: value.plain())
-
-
-Rate = Annotated[float, BeforeValidator(parse_rate)]
-TeRates = Annotated[TextEncoderRates, *_unit(TextEncoderRates.parse)]
-WarmupLength = Annotated[Warmup, *_unit(Warmup.parse)]
-TrainResolution = Annotated[Resolution, *_unit(Resolution.parse)]
-NetworkAlpha = Annotated[Alpha, *_unit(Alpha.parse)]
-Text = Annotated[str, StringConstraints(strip_whitespace=False)]
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def flag(name: str | None, default: Any, doc: str) -> Any:
-    """A field that becomes the trainer's option ``name`` (None: it has a meaning of its own, see the renderer)."""
-    return Field(default, description=doc, json_schema_extra={"flag": name})
-
-
-def field_flag(model: type[BaseModel], field: str) -> str | None:
-    """The trainer's option that a field becomes, or None."""
-    extra = model.model_fields[field].json_schema_extra
-    return extra.get("flag") if isinstance(extra, dict) else None  # type: ignore[return-value]
-
-
 class Table(BaseModel):
-    """Base of every table: frozen, no unknown keys."""
+    """Base of every table: frozen, no unknown keys, no value taken for another type, no NaN and no infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
 
 
 class Base(Table):
     """The model that is trained upon."""
 
-    model: Text = flag("--pretrained_model_name_or_path", ..., "SDXL checkpoint (.safetensors) or diffusers folder; relative to the workspace")
-    vae: Text | None = flag("--vae", None, "a VAE to use in place of the checkpoint's own")
+    model: PathText = flag(
+        "--pretrained_model_name_or_path",
+        ...,
+        "SDXL checkpoint (.safetensors) or diffusers folder; relative to the workspace",
+    )
+    vae: PathText | None = flag("--vae", None, "a VAE to use in place of the checkpoint's own")
     v_prediction: bool = flag("--v_parameterization", False, "the base model predicts velocity rather than noise")
-    clip_skip: Positive | None = flag("--clip_skip", None, "kept in the metadata only: SDXL training always reads the penultimate layers")
-    tokenizer_cache: Text | None = flag("--tokenizer_cache_dir", None, "folder with the two CLIP tokenizers, for a machine without a hub")
+    clip_skip: Positive | None = flag(
+        "--clip_skip", None, "kept in the metadata only: SDXL training always reads the penultimate layers"
+    )
+    tokenizer_cache: PathText | None = flag(
+        "--tokenizer_cache_dir", None, "folder with the two CLIP tokenizers, for a machine without a hub"
+    )
     allow_pickle: bool = flag(None, False, "accept a .ckpt: a pickle can run code when it is opened")
 
 
 class Dataset(Table):
     """What it is trained on, and how pictures and captions are fed."""
 
-    path: Text | None = flag("--train_data_dir", None, "folder that holds `N_name` folders: N repeats of the pictures in it")
-    reg_path: Text | None = flag("--reg_data_dir", None, "the same for regularisation pictures")
-    config: Text | None = flag("--dataset_config", None, "a dataset TOML in place of path and reg_path")
-    resolution: TrainResolution = flag("--resolution", Resolution(1024, 1024), "area that pictures are brought to: 1024 or [832, 1216]")
-    bucket: bool = flag("--enable_bucket", True, "group pictures by aspect ratio instead of cropping them all to one shape")
+    path: PathText | None = flag(
+        "--train_data_dir", None, "folder that holds `N_name` folders: N repeats of the pictures in it"
+    )
+    reg_path: PathText | None = flag("--reg_data_dir", None, "the same for regularisation pictures")
+    config: PathText | None = flag("--dataset_config", None, "a dataset TOML in place of path and reg_path")
+    resolution: TrainResolution = flag(
+        "--resolution", Resolution(1024, 1024), "area that pictures are brought to: 1024 or [832, 1216]"
+    )
+    bucket: bool = flag(
+        "--enable_bucket", True, "group pictures by aspect ratio instead of cropping them all to one shape"
+    )
     bucket_min: Positive = flag("--min_bucket_reso", 256, "shortest side of a bucket, pixels")
-    bucket_max: Positive = flag("--max_bucket_reso", 2048, "longest side of a bucket, pixels (the trainer's own 1024 shrinks every portrait)")
+    bucket_max: Positive = flag(
+        "--max_bucket_reso", 2048, "longest side of a bucket, pixels (the trainer's own 1024 shrinks every portrait)"
+    )
     bucket_step: Positive = flag("--bucket_reso_steps", 64, "bucket sides are multiples of this; a multiple of 32")
     bucket_no_upscale: bool = flag("--bucket_no_upscale", False, "never enlarge a picture")
     resize_interpolation: Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"] | None = flag(
         "--resize_interpolation", None, "how pictures are resized; unset: area to shrink, lanczos to enlarge"
     )
-    caption_extension: Text = flag("--caption_extension", ".txt", "suffix of caption files (the trainer's own default is .caption)")
-    caption_separator: Text = flag("--caption_separator", ",", "what stands between tags")
+    caption_extension: Word = flag(
+        "--caption_extension", ".txt", "suffix of caption files (the trainer's own default is .caption)"
+    )
+    caption_separator: Word = flag("--caption_separator", ",", "what stands between tags")
     shuffle_caption: bool = flag("--shuffle_caption", False, "shuffle the tags at every step")
     keep_tokens: Count = flag("--keep_tokens", 0, "so many first tags keep their place")
     keep_tokens_separator: Text = flag("--keep_tokens_separator", "", "tags before this mark keep their place")
@@ -98,27 +115,49 @@ class Dataset(Table):
     caption_prefix: Text | None = flag("--caption_prefix", None, "text before every caption")
     caption_suffix: Text | None = flag("--caption_suffix", None, "text after every caption")
     caption_dropout_rate: Share = flag("--caption_dropout_rate", 0.0, "share of captions replaced by the empty one")
-    caption_dropout_every_n_epochs: Count = flag("--caption_dropout_every_n_epochs", 0, "every n-th epoch without captions; 0 is never")
+    caption_dropout_every_n_epochs: Count = flag(
+        "--caption_dropout_every_n_epochs", 0, "every n-th epoch without captions; 0 is never"
+    )
     caption_tag_dropout_rate: Share = flag("--caption_tag_dropout_rate", 0.0, "share of tags left out")
     token_warmup_min: Count = flag("--token_warmup_min", 1, "tags at the start when tags are phased in")
-    token_warmup_step: NonNegative = flag("--token_warmup_step", 0, "steps (or ratio of the run) until all tags are in; 0 is off")
-    max_token_length: Literal[75, 150, 225] = flag("--max_token_length", 75, "tokens of a caption that are read, in chunks of 75")
+    token_warmup_step: NonNegative = flag(
+        "--token_warmup_step", 0, "steps (or ratio of the run) until all tags are in; 0 is off"
+    )
+    max_token_length: Literal[75, 150, 225] = flag(
+        "--max_token_length", 75, "tokens of a caption that are read, in chunks of 75"
+    )
     weighted_captions: bool = flag("--weighted_captions", False, "(word:1.2) in captions")
     flip_aug: bool = flag("--flip_aug", False, "mirror pictures at random")
     color_aug: bool = flag("--color_aug", False, "vary colours at random")
     random_crop: bool = flag("--random_crop", False, "crop at random rather than centred")
-    face_crop_aug_range: Text | None = flag("--face_crop_aug_range", None, '"1.5,2.0": crop around faces whose box stands in the file name')
+    face_crop_aug_range: Word | None = flag(
+        "--face_crop_aug_range", None, '"1.5,2.0": crop around faces whose box stands in the file name'
+    )
     alpha_mask: bool = flag("--alpha_mask", False, "the alpha channel weighs the loss")
-    workers: Count = flag("--max_data_loader_n_workers", 2, "processes that load pictures; 0 loads in the trainer itself")
+    workers: Count = flag(
+        "--max_data_loader_n_workers", 2, "processes that load pictures; 0 loads in the trainer itself"
+    )
     persistent_workers: bool = flag("--persistent_data_loader_workers", False, "keep them between epochs")
     skip_unreadable: bool = flag(None, False, "leave unreadable pictures out, naming them, in place of stopping")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if self.path is None and self.config is None:
+            raise PydanticCustomError("incomplete", "neither dataset.path nor dataset.config says what to train on")
+        if self.path is not None and self.config is not None:
+            raise PydanticCustomError("exclusive", "dataset.path and dataset.config are both given")
+        return self
 
 
 class Validation(Table):
     """Pictures held out, and how often the loss on them is measured."""
 
     split: Share = flag("--validation_split", 0.0, "share of every folder's pictures that is held out")
-    seed: Count | None = flag("--validation_seed", None, "draws the split; unset: the run's seed (never left to the trainer, which would leak)")
+    seed: Count | None = flag(
+        "--validation_seed",
+        None,
+        "draws the split; unset: the run's seed (never left to the trainer, which would leak)",
+    )
     every_n_epochs: Positive | None = flag("--validate_every_n_epochs", None, "measure every n epochs")
     every_n_steps: Positive | None = flag("--validate_every_n_steps", None, "measure every n steps")
     max_steps: Positive | None = flag("--max_validation_steps", None, "at most so many validation batches")
@@ -127,7 +166,7 @@ class Validation(Table):
 class Network(Table):
     """The LoRA."""
 
-    module: Text = flag("--network_module", "networks.lora", "the trainer's module that builds it")
+    module: Word = flag("--network_module", "networks.lora", "the trainer's module that builds it")
     dim: Positive = flag("--network_dim", 16, "rank")
     alpha: NetworkAlpha = flag("--network_alpha", Alpha(divisor=1), 'scale is alpha / dim: a number, "dim" or "dim/2"')
     dropout: Share | None = flag("--network_dropout", None, "dropout on the low-rank activations")
@@ -135,8 +174,10 @@ class Network(Table):
     module_dropout: Share | None = flag(None, None, "share of modules skipped at a step")
     conv_dim: Positive | None = flag(None, None, "rank of a LoRA on the 3×3 convolutions too (LoCon)")
     conv_alpha: NonNegative | None = flag(None, None, "alpha of these")
-    args: dict[str, str | int | float | bool] = flag("--network_args", {}, "further arguments of the module, key = value")
-    weights: Text | None = flag("--network_weights", None, "go on from this LoRA (same dim and alpha)")
+    args: dict[ArgumentName, ScalarArgument] = flag(
+        "--network_args", {}, "further arguments of the module, key = value"
+    )
+    weights: PathText | None = flag("--network_weights", None, "go on from this LoRA (same dim and alpha)")
     dim_from_weights: bool = flag("--dim_from_weights", False, "take dim and alpha from it")
     max_norm: NonNegative | None = flag("--scale_weight_norms", None, "shrink modules whose weight norm passes this")
 
@@ -144,18 +185,28 @@ class Network(Table):
 class Optim(Table):
     """Rates, schedule, optimizer."""
 
-    type: Text = flag("--optimizer_type", "AdamW8bit", "AdamW, AdamW8bit, Adafactor, Prodigy, Lion …")
+    type: Word = flag("--optimizer_type", "AdamW8bit", "AdamW, AdamW8bit, Adafactor, Prodigy, Lion …")
     unet_lr: Rate = flag("--unet_lr", ..., "rate of the UNet; 0: not trained")
     te_lr: TeRates = flag("--text_encoder_lr", ..., "rate of the text encoders, or a pair [TE1, TE2]; 0: not trained")
-    schedule: Text = flag("--lr_scheduler", "cosine", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial …")
+    schedule: Word = flag(
+        "--lr_scheduler", "cosine", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial …"
+    )
     warmup: WarmupLength = flag("--lr_warmup_steps", Warmup(steps=0), '"5%", 0.05 or "100 steps"')
     decay: WarmupLength | None = flag("--lr_decay_steps", None, "the same, for warmup_stable_decay")
     cycles: Positive = flag("--lr_scheduler_num_cycles", 1, "restarts of cosine_with_restarts")
     power: NonNegative = flag("--lr_scheduler_power", 1.0, "exponent of polynomial")
     timescale: Positive | None = flag("--lr_scheduler_timescale", None, "of inverse_sqrt")
-    min_lr_ratio: Share | None = flag("--lr_scheduler_min_lr_ratio", None, "where cosine_with_min_lr and warmup_stable_decay end, as a share of the rate")
-    args: dict[str, Any] = flag("--optimizer_args", {}, "arguments of the optimizer: weight_decay = 0.01, betas = [0.9, 0.99]")
-    max_grad_norm: NonNegative = flag("--max_grad_norm", 1.0, "gradients are clipped to this norm over all parts; 0 is off")
+    min_lr_ratio: Share | None = flag(
+        "--lr_scheduler_min_lr_ratio",
+        None,
+        "where cosine_with_min_lr and warmup_stable_decay end, as a share of the rate",
+    )
+    args: dict[ArgumentName, Argument] = flag(
+        "--optimizer_args", {}, "arguments of the optimizer: weight_decay = 0.01, betas = [0.9, 0.99]"
+    )
+    max_grad_norm: NonNegative = flag(
+        "--max_grad_norm", 1.0, "gradients are clipped to this norm over all parts; 0 is off"
+    )
 
 
 class Length(Table):
@@ -166,28 +217,56 @@ class Length(Table):
     batch_size: Positive = flag("--train_batch_size", 1, "pictures per device and micro-step")
     gradient_accumulation: Positive = flag("--gradient_accumulation_steps", 1, "micro-steps per optimizer step")
 
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            raise PydanticCustomError("incomplete", "neither length.epochs nor length.steps says how long to train")
+        if self.epochs is not None and self.steps is not None:
+            raise PydanticCustomError("exclusive", "length.epochs and length.steps are both given")
+        return self
+
 
 class Loss(Table):
     """The objective: noise, weights, timesteps."""
 
-    type: Literal["l1", "l2", "huber", "smooth_l1"] = flag("--loss_type", "l2", "distance between prediction and target")
-    huber_schedule: Literal["constant", "exponential", "snr"] = flag("--huber_schedule", "snr", "how huber's c goes with the timestep")
+    type: Literal["l1", "l2", "huber", "smooth_l1"] = flag(
+        "--loss_type", "l2", "distance between prediction and target"
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] = flag(
+        "--huber_schedule", "snr", "how huber's c goes with the timestep"
+    )
     huber_c: NonNegative = flag("--huber_c", 0.1, "huber's c")
     huber_scale: NonNegative = flag("--huber_scale", 1.0, "scales huber's c; ignored with snr")
     min_snr_gamma: NonNegative | None = flag("--min_snr_gamma", None, "min-SNR weighting; 5 is usual")
     debiased: bool = flag("--debiased_estimation_loss", False, "debiased estimation weighting")
-    noise_offset: NonNegative | None = flag("--noise_offset", None, "shift of the noise per channel; 0.05 helps dark and bright pictures")
-    noise_offset_random: bool = flag("--noise_offset_random_strength", False, "draw its strength from 0 to noise_offset")
-    adaptive_noise_scale: float | None = flag("--adaptive_noise_scale", None, "adds to noise_offset by the latents' mean")
-    multires_noise_iterations: Positive | None = flag("--multires_noise_iterations", None, "pyramid noise of so many levels")
+    noise_offset: NonNegative | None = flag(
+        "--noise_offset", None, "shift of the noise per channel; 0.05 helps dark and bright pictures"
+    )
+    noise_offset_random: bool = flag(
+        "--noise_offset_random_strength", False, "draw its strength from 0 to noise_offset"
+    )
+    adaptive_noise_scale: Number | None = flag(
+        "--adaptive_noise_scale", None, "adds to noise_offset by the latents' mean"
+    )
+    multires_noise_iterations: Positive | None = flag(
+        "--multires_noise_iterations", None, "pyramid noise of so many levels"
+    )
     multires_noise_discount: NonNegative = flag("--multires_noise_discount", 0.3, "what each level counts for")
     ip_noise_gamma: NonNegative | None = flag("--ip_noise_gamma", None, "input perturbation noise")
-    ip_noise_gamma_random: bool = flag("--ip_noise_gamma_random_strength", False, "draw its strength from 0 to ip_noise_gamma")
-    zero_terminal_snr: bool = flag("--zero_terminal_snr", False, "rescale the schedule so that the last timestep is pure noise (with v_prediction)")
-    scale_v_pred_like_noise_pred: bool = flag("--scale_v_pred_loss_like_noise_pred", False, "weigh the velocity loss as the noise loss would be")
-    v_pred_like: NonNegative | None = flag("--v_pred_like_loss", None, "weigh the noise loss as a velocity loss would be, by this much")
-    min_timestep: Annotated[int, Field(ge=0, le=999)] | None = flag("--min_timestep", None, "lowest timestep that is drawn")
-    max_timestep: Annotated[int, Field(ge=1, le=1000)] | None = flag("--max_timestep", None, "timesteps below this are drawn")
+    ip_noise_gamma_random: bool = flag(
+        "--ip_noise_gamma_random_strength", False, "draw its strength from 0 to ip_noise_gamma"
+    )
+    zero_terminal_snr: bool = flag(
+        "--zero_terminal_snr", False, "rescale the schedule so that the last timestep is pure noise (with v_prediction)"
+    )
+    scale_v_pred_like_noise_pred: bool = flag(
+        "--scale_v_pred_loss_like_noise_pred", False, "weigh the velocity loss as the noise loss would be"
+    )
+    v_pred_like: NonNegative | None = flag(
+        "--v_pred_like_loss", None, "weigh the noise loss as a velocity loss would be, by this much"
+    )
+    min_timestep: LowTimestep | None = flag("--min_timestep", None, "lowest timestep that is drawn")
+    max_timestep: HighTimestep | None = flag("--max_timestep", None, "timesteps below this are drawn")
     prior_loss_weight: NonNegative = flag("--prior_loss_weight", 1.0, "weight of regularisation pictures")
     masked: bool = flag("--masked_loss", False, "masks weigh the loss (with alpha_mask or a dataset TOML)")
 
@@ -206,13 +285,19 @@ class Precision(Table):
 class Memory(Table):
     """What is traded for memory."""
 
-    gradient_checkpointing: bool = flag("--gradient_checkpointing", False, "compute activations again in place of keeping them")
+    gradient_checkpointing: bool = flag(
+        "--gradient_checkpointing", False, "compute activations again in place of keeping them"
+    )
     cpu_offload_checkpointing: bool = flag("--cpu_offload_checkpointing", False, "keep them in main memory")
     attention: Literal["sdpa", "xformers", "mem_eff", "none"] = flag(None, "sdpa", "implementation of attention")
     cache_latents: bool = flag("--cache_latents", True, "encode the pictures once")
     cache_latents_to_disk: bool = flag("--cache_latents_to_disk", False, "and keep that beside them")
-    cache_text_encoder_outputs: bool = flag("--cache_text_encoder_outputs", False, "encode the captions once (UNet only)")
-    cache_text_encoder_outputs_to_disk: bool = flag("--cache_text_encoder_outputs_to_disk", False, "and keep that beside them")
+    cache_text_encoder_outputs: bool = flag(
+        "--cache_text_encoder_outputs", False, "encode the captions once (UNet only)"
+    )
+    cache_text_encoder_outputs_to_disk: bool = flag(
+        "--cache_text_encoder_outputs_to_disk", False, "and keep that beside them"
+    )
     vae_batch_size: Positive = flag("--vae_batch_size", 1, "pictures encoded at once")
     lowram: bool = flag("--lowram", False, "load models straight to the device")
     highvram: bool = flag("--highvram", False, "do not empty the device's cache while latents are cached")
@@ -224,19 +309,23 @@ class Save(Table):
 
     every_n_epochs: Positive | None = flag("--save_every_n_epochs", None, "a checkpoint every n epochs")
     every_n_steps: Positive | None = flag("--save_every_n_steps", None, "a checkpoint every n steps")
-    last_n_epochs: Positive | None = flag("--save_last_n_epochs", None, "keep the checkpoints of the last n epochs only")
+    last_n_epochs: Positive | None = flag(
+        "--save_last_n_epochs", None, "keep the checkpoints of the last n epochs only"
+    )
     last_n_steps: Positive | None = flag("--save_last_n_steps", None, "keep the checkpoints of the last n steps only")
     state: bool = flag("--save_state", False, "with each checkpoint, what is needed to go on from it")
     state_on_end: bool = flag("--save_state_on_train_end", False, "that at the end only")
     last_n_epochs_state: Positive | None = flag("--save_last_n_epochs_state", None, "the same limit for states")
     last_n_steps_state: Positive | None = flag("--save_last_n_steps_state", None, "the same limit for states")
-    format: Literal["safetensors", "ckpt", "pt"] = flag("--save_model_as", "safetensors", "file format; only safetensors holds metadata")
+    format: Literal["safetensors", "ckpt", "pt"] = flag(
+        "--save_model_as", "safetensors", "file format; only safetensors holds metadata"
+    )
 
 
 class Sample(Table):
     """Pictures drawn while it bakes."""
 
-    prompts: Text | None = flag("--sample_prompts", None, "prompt file (.txt, .toml or .json)")
+    prompts: PathText | None = flag("--sample_prompts", None, "prompt file (.txt, .toml or .json)")
     every_n_epochs: Positive | None = flag("--sample_every_n_epochs", None, "draw every n epochs")
     every_n_steps: Positive | None = flag("--sample_every_n_steps", None, "draw every n steps")
     at_first: bool = flag("--sample_at_first", False, "and before the first step")
@@ -264,25 +353,29 @@ class Log(Table):
 class Trainer(Table):
     """Who trains."""
 
-    kind: Literal["auto", "sd-scripts", "builtin"] = flag(None, "auto", "auto: sd-scripts where it is installed, else the built-in trainer")
+    kind: Literal["auto", "sd-scripts", "builtin"] = flag(
+        None, "auto", "auto: sd-scripts where it is installed, else the built-in trainer"
+    )
 
 
 class Launch(Table):
     """How it is launched."""
 
     processes: Positive = flag(None, 1, "training processes in all, one per GPU")
-    gpu_ids: Text | None = flag(None, None, 'which GPUs: "0" or "0,1"; unset: all that are visible')
+    gpu_ids: Word | None = flag(None, None, 'which GPUs: "0" or "0,1"; unset: all that are visible')
     cpu: bool | None = flag(None, None, "train on the CPU; unset: where there is no GPU")
     threads: Positive | None = flag(None, None, "CPU threads per process; unset: the cores divided by the processes")
-    ddp_timeout: Positive | None = flag("--ddp_timeout", None, "minutes before processes that wait for each other give up")
+    ddp_timeout: Positive | None = flag(
+        "--ddp_timeout", None, "minutes before processes that wait for each other give up"
+    )
 
 
 class Preset(Table):
     """Everything that is asked of one bake."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] = flag(None, ..., "name of the run and of its files")
+    name: Name = flag(None, ..., "name of the run and of its files")
     description: Text = flag(None, "", "what it is for; shown by ls and show")
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)] | None = flag("--seed", None, "unset: one is drawn, written down and used")
+    seed: Seed | None = flag("--seed", None, "unset: one is drawn, written down and used")
     base: Base
     dataset: Dataset
     network: Network = Network()
@@ -297,4 +390,6 @@ class Preset(Table):
     log: Log = Log()
     trainer: Trainer = Trainer()
     launch: Launch = Launch()
-    extra: dict[str, Any] = flag(None, {}, "any other option of the trainer by its name, checked against the catalogue")
+    extra: dict[str, Argument] = flag(
+        None, {}, "any other option of the trainer by its name, checked against the catalogue"
+    )

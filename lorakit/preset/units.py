@@ -7,7 +7,45 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Alpha", "Resolution", "TextEncoderRates", "Warmup", "format_number", "format_rate", "parse_rate"]
+__all__ = [
+    "Alpha",
+    "Resolution",
+    "TextEncoderRates",
+    "UnitError",
+    "Warmup",
+    "format_number",
+    "format_rate",
+    "parse_rate",
+    "shown",
+]
+
+_MOST_STEPS = 2**31 - 1
+_SIDES = range(64, 16384 + 1)
+
+
+class UnitError(ValueError):
+    """A value that cannot be meant: ``why`` explains, ``todo`` says what to write instead (may be empty)."""
+
+    def __init__(self, why: str, todo: str = "") -> None:
+        super().__init__(f"{why}; {todo}" if todo else why)
+        self.why = why
+        self.todo = todo
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as a message quotes it: as TOML would spell it, shortened."""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, str):
+        text = '"' + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value[:limit]) + '"'
+        return text if len(value) <= limit else text[:-1] + '…"'
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key} = {shown(item, 20)}" for key, item in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(shown(item, 20) for item in value[:limit]) + "]"
+    else:
+        text = str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def format_number(value: float) -> str:
@@ -23,13 +61,21 @@ def format_rate(value: float) -> str:
         return "0"
     if 0.1 <= value < 1000:
         return format_number(value)
-    mantissa, exponent = f"{value:.16e}".split("e")
-    for digits in range(17):
-        text = f"{value:.{digits}e}"
-        if float(text) == value:
-            mantissa, exponent = text.split("e")
-            break
+    mantissa, exponent = next(
+        text for digits in range(17) if float(text := f"{value:.{digits}e}") == value or digits == 16
+    ).split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def _finite(value: Any) -> float | None:
+    """The finite float that a number or its text means, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def parse_rate(value: Any) -> float:
@@ -37,15 +83,12 @@ def parse_rate(value: Any) -> float:
 
     Raises ValueError for negative, non-finite and non-numeric values.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"a learning rate is a number such as 1e-4, not {value!r}")
-    try:
-        rate = float(value)
-    except ValueError:
-        raise ValueError(f"a learning rate is a number such as 1e-4, not {value!r}") from None
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"a learning rate is 0 or a positive number, not {value!r}")
-    return rate
+    rate = _finite(value)
+    if rate is None:
+        raise UnitError(f"a learning rate is a number such as 1e-4, not {shown(value)}")
+    if rate < 0:
+        raise UnitError(f"a learning rate is 0 or a positive number, not {shown(value)}")
+    return abs(rate)  # -0.0 is 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +107,7 @@ class TextEncoderRates:
             value = value.split("/")
         if isinstance(value, (list, tuple)):
             if len(value) != 2:
-                raise ValueError(f"give one rate for both text encoders or a pair [TE1, TE2], not {len(value)} values")
+                raise UnitError(f"give one rate for both text encoders or a pair [TE1, TE2], not {len(value)} values")
             return cls(parse_rate(value[0]), parse_rate(value[1]))
         rate = parse_rate(value)
         return cls(rate, rate)
@@ -94,49 +137,58 @@ class Warmup:
         """``"5%"``, ``0.05``, ``"100 steps"``, ``0``. Raises ValueError; a bare 100 is never guessed."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, str):
-            return cls._parse_text(value.strip())
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f'warmup is "5%", 0.05 or "100 steps", not {value!r}')
-        if value == 0:
+        text = value.strip() if isinstance(value, str) else ""
+        if match := re.fullmatch(r"([0-9]+)\s*steps?", text):
+            return cls._of_steps(match[1])
+        number = _finite(text[:-1] if text.endswith("%") else value)
+        if number is None:
+            raise UnitError(
+                f"{shown(value)} is neither a share of the run nor steps", 'write "5%", 0.05 or "100 steps"'
+            )
+        if number < 0:
+            raise UnitError(f"{shown(value)} is less than nothing", 'write "5%", 0.05 or "100 steps"')
+        if text.endswith("%"):
+            if number >= 100:
+                raise UnitError(f"{text} of the run leaves nothing to train", 'write less than "100%"')
+            number /= 100
+        if number == 0:
             return cls(steps=0)
-        if isinstance(value, float) and 0 < value < 1:
-            return cls(ratio=value)
-        text = format_number(value) if math.isfinite(value) and value > 0 else "100"
-        raise ValueError(f'{value!r} could mean steps or a ratio; write "{text} steps" or a percentage such as "5%"')
+        if number < 1:
+            return cls(ratio=number)
+        raise UnitError(_ambiguous(value, number), f'write "{_whole(number)} steps" or "5%"')
 
     @classmethod
-    def _parse_text(cls, text: str) -> Warmup:
-        if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%", text):
-            ratio = float(match[1]) / 100
-            if ratio >= 1:
-                raise ValueError(f"warmup of {text} leaves nothing to train")
-            return cls(ratio=ratio) if ratio else cls(steps=0)
-        if match := re.fullmatch(r"([0-9]+)\s*steps?", text):
-            return cls(steps=int(match[1]))
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError(f'warmup is "5%", 0.05 or "100 steps", not {text!r}') from None
-        return cls.parse(int(text) if text.isdigit() else number)
+    def _of_steps(cls, digits: str) -> Warmup:
+        if len(digits) > 10 or int(digits) > _MOST_STEPS:
+            raise UnitError(f"{shown(digits)} steps are more than any run has")
+        return cls(steps=int(digits))
 
     def plain(self) -> str | int:
         """As TOML and JSON hold it."""
         return 0 if self.steps == 0 else str(self)
 
     def __str__(self) -> str:
-        if self.ratio is not None:
-            return f"{format_number(_percent(self.ratio))}%"
-        return f"{self.steps} steps" if self.steps != 1 else "1 step"
+        if self.ratio is None:
+            return f"{self.steps} steps" if self.steps != 1 else "1 step"
+        percent = _percent(self.ratio)
+        return repr(self.ratio) if percent is None else f"{format_number(percent)}%"
 
 
-def _percent(ratio: float) -> float:
+def _ambiguous(value: Any, number: float) -> str:
+    count = _whole(number)
+    if isinstance(value, float):
+        taken = "; the trainer would take it as the second" if number > 1 else ""
+        return f"{shown(value)} could mean {count} steps or {count} times the run{taken}"
+    return f"{shown(value)} does not say whether steps or a share of the run is meant"
+
+
+def _whole(number: float) -> str:
+    return format_number(round(number)) if number < 1e15 else "100"
+
+
+def _percent(ratio: float) -> float | None:
     # The number of percent that reads back as the same ratio: 100 × 0.07 is 7.000000000000001 in binary.
-    for digits in range(18):
-        percent = round(ratio * 100, digits)
-        if percent / 100 == ratio:
-            return percent
-    return ratio * 100
+    return next((p for digits in range(18) if (p := round(ratio * 100, digits)) / 100 == ratio and p < 100), None)
 
 
 @dataclass(frozen=True)
@@ -151,16 +203,18 @@ class Resolution:
         """``1024``, ``[832, 1216]``, ``"832x1216"``. Raises ValueError."""
         if isinstance(value, cls):
             return value
+        sides: Any = value
         if isinstance(value, str):
-            parts: list[Any] = [part.strip() for part in re.split(r"[x×,]", value)]
-            if not all(part.isdigit() for part in parts):
-                raise ValueError(f"a resolution is 1024, [832, 1216] or 832x1216, not {value!r}")
-            value = [int(part) for part in parts]
-        sides = [value] if isinstance(value, int) and not isinstance(value, bool) else value
-        if not isinstance(sides, (list, tuple)) or len(sides) not in (1, 2):
-            raise ValueError(f"a resolution is 1024, [832, 1216] or 832x1216, not {value!r}")
-        if not all(isinstance(side, int) and not isinstance(side, bool) and side >= 64 for side in sides):
-            raise ValueError(f"the sides of a resolution are whole numbers of at least 64 pixels, not {value!r}")
+            parts = [part.strip() for part in re.split(r"[x×,]", value)]
+            sides = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,9}", part)]
+            if len(sides) != len(parts):
+                raise UnitError(f"a resolution is 1024, [832, 1216] or 832x1216, not {shown(value)}")
+        elif not isinstance(value, (list, tuple)):
+            sides = [value]
+        if len(sides) not in (1, 2) or not all(isinstance(s, int) and not isinstance(s, bool) for s in sides):
+            raise UnitError(f"a resolution is 1024, [832, 1216] or 832x1216, not {shown(value)}")
+        if not all(side in _SIDES for side in sides):
+            raise UnitError(f"the sides of a resolution are {_SIDES[0]} to {_SIDES[-1]} pixels, unlike {shown(value)}")
         return cls(sides[0], sides[-1])
 
     def plain(self) -> int | list[int]:
@@ -183,19 +237,15 @@ class Alpha:
         """``16``, ``"dim"``, ``"dim/2"``. Raises ValueError."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, str):
-            if match := re.fullmatch(r"\s*dim\s*(?:/\s*([0-9]+(?:\.[0-9]+)?))?\s*", value):
-                divisor = float(match[1] or 1)
-                if divisor == 0:
-                    raise ValueError("alpha cannot be dim divided by 0")
-                return cls(divisor=divisor)
-            try:
-                value = float(value)
-            except ValueError:
-                raise ValueError(f'alpha is a number or "dim/2", not {value!r}') from None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-            raise ValueError(f'alpha is a positive number or "dim/2", not {value!r}')
-        return cls(number=float(value))
+        if isinstance(value, str) and (match := re.fullmatch(r"\s*dim\s*(?:/(.*))?", value)):
+            divisor = _finite(match[1] if match[1] is not None else 1)
+            if divisor is None or not divisor > 0:
+                raise UnitError(f"the dim can be divided by a positive number only, unlike {shown(value)}")
+            return cls(divisor=divisor)
+        number = _finite(value)
+        if number is None or not number > 0:
+            raise UnitError(f'alpha is a positive number, "dim" or "dim/2", not {shown(value)}')
+        return cls(number=number)
 
     def of(self, dim: int) -> float:
         """The number it means for a network of this dim."""
@@ -205,7 +255,7 @@ class Alpha:
         """As TOML and JSON hold it."""
         if self.number is None:
             return str(self)
-        return int(self.number) if self.number.is_integer() else self.number
+        return int(self.number) if self.number.is_integer() and self.number < 1e15 else self.number
 
     def __str__(self) -> str:
         if self.number is not None:
