@@ -98,7 +98,9 @@ def _load_unet(file: TensorFile, dtype: torch.dtype) -> UNet2DConditionModel:
     structure = UnetStructure.from_ldm(tensors)
     converted = convert_ldm_unet_checkpoint({UNET + key: tensor for key, tensor in tensors.items()}, config)
     _refuse_extra(tensors.keys() - {_known(structure.to_ldm, key) for key in converted}, UNET, file.path)
-    return _fill(lambda: UNet2DConditionModel(**config), converted, dtype, file.path, structure.to_ldm, UNET)
+    return _fill(
+        lambda: UNet2DConditionModel(**config), converted, dtype, file.path, original=structure.to_ldm, prefix=UNET
+    )
 
 
 def _load_te1(file: TensorFile, dtype: torch.dtype) -> CLIPTextModel:
@@ -213,6 +215,7 @@ def _fill(
     tensors: _Tensors,
     dtype: torch.dtype,
     path: Path,
+    *,
     original: Callable[[str], str] | None = None,
     prefix: str = "",
 ) -> _Model:

@@ -266,8 +266,8 @@ def targets(base: BaseModel, *, with_convolutions: bool = False) -> dict[str, li
 
 def _text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
     # transformers 5 dropped the wrapper "text_model" of one class; LoRA names have it in both
-    model = getattr(encoder, "text_model", encoder)
-    for index, layer in enumerate(model.encoder.layers):
+    model = encoder.get_submodule("text_model") if hasattr(encoder, "text_model") else encoder
+    for index, layer in model.get_submodule("encoder.layers").named_children():
         for path in _TE_LAYER:
             yield Target(lora_name(prefix, f"text_model.encoder.layers.{index}.{path}"), layer.get_submodule(path))
 

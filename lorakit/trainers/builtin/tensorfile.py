@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,14 +22,10 @@ _PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 _HEADER_LIMIT = 100_000_000  # the format's own limit
 
 
-class _Reader(Protocol):
-    def __call__(self, key: str) -> torch.Tensor: ...
-
-
 class TensorFile:
     """Names and shapes of a file's tensors, and the tensors themselves on demand (memory-mapped)."""
 
-    def __init__(self, path: Path, shapes: Shapes, read: _Reader) -> None:
+    def __init__(self, path: Path, shapes: Shapes, read: Callable[[str], torch.Tensor]) -> None:
         self.path = path
         self.shapes = shapes
         self._read = read

@@ -39,7 +39,7 @@ def encode_ids(base: BaseModel, first: torch.Tensor, second: torch.Tensor) -> Te
     one = base.te1(first.flatten(0, 1).to(base.te1.device), output_hidden_states=True)
     two = base.te2(second.flatten(0, 1).to(base.te2.device), output_hidden_states=True)
     hidden = torch.cat([_join(one.hidden_states[-2], chunks), _join(two.hidden_states[-2], chunks)], dim=-1)
-    pooled = two.text_embeds.unflatten(0, (batch, chunks))[:, 0]
+    pooled = two.text_embeds.reshape(batch, chunks, -1)[:, 0]
     return TextCondition(hidden, pooled)
 
 
@@ -57,6 +57,6 @@ def _join(hidden: torch.Tensor, chunks: int) -> torch.Tensor:
     """(batch × chunks, 77, d) to (batch, 75 × chunks + 2, d): the first BOS, all middles, the last EOS."""
     if chunks == 1:
         return hidden
-    parts = hidden.unflatten(0, (-1, chunks))
+    parts = hidden.reshape(-1, chunks, *hidden.shape[1:])
     middles = parts[:, :, 1:-1].flatten(1, 2)
     return torch.cat([parts[:, 0, :1], middles, parts[:, -1, -1:]], dim=1)
