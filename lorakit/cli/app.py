@@ -1,0 +1,49 @@
+"""The list of commands. Each family has a file; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lorakit._version import __version__
+from lorakit.cli import init
+from lorakit.cli.options import Where
+
+__all__ = ["app", "command"]
+
+app = typer.Typer(
+    name="lorakit",
+    rich_markup_mode=None,  # plain help: quick to print, the same in a pipe
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start here: lorakit init, lorakit plan quickstart, lorakit bake quickstart",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"lorakit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lorakit(
+    *,
+    workspace: Where = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+) -> None:
+    """A lab notebook that runs your bakes: typed presets, exact commands, sealed run folders."""
+    # Listed here for --help: main() takes --debug off the line before, and each command asks for the workspace.
+    del workspace, version, debug
+
+
+app.command()(init.init)
+
+
+def command() -> Any:
+    """The command with its sub-commands, as typer builds it: called with args, it runs."""
+    return typer.main.get_command(app)

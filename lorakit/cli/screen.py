@@ -1,0 +1,224 @@
+"""Drawing on a terminal: the console, aligned columns, bars, sparklines, and units as people read them."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = [
+    "MEANING",
+    "bar",
+    "clock",
+    "columns",
+    "console",
+    "drawing_width",
+    "duration",
+    "fitting",
+    "loss",
+    "moment",
+    "plain",
+    "print_json",
+    "size",
+    "sparkline",
+    "text",
+]
+
+#: The only colours there are, by what they mean.
+MEANING = {"fail": "red", "look": "yellow", "done": "green", "same": "dim", "strong": "bold"}
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+#: Wider lines than this are hard to read, however wide the window.
+_WIDEST = 140
+#: Columns of a destination that is no terminal: nothing is cut in a file or a pipe.
+_UNBOUNDED = 10_000
+
+
+def console(*, err: bool = False) -> Console:
+    """The console all screens are printed on; nothing printed is ever read as markup.
+
+    A pipe or file has no width, so nothing is cut there; a reader that goes away raises BrokenPipeError.
+    """
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> NoReturn:
+            raise BrokenPipeError
+
+    stream = sys.stderr if err else sys.stdout
+    made = PlainConsole(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not made.is_terminal:
+        made.width = _UNBOUNDED
+    return made
+
+
+def text(*parts: str | Text | tuple[str, str]) -> Text:
+    """One line out of plain strings, texts, and (string, meaning) pairs; control characters are made visible."""
+    from rich.text import Text
+
+    line = Text()
+    for part in parts:
+        if isinstance(part, Text):
+            line.append_text(part)
+        elif isinstance(part, str):
+            line.append(plain(part))
+        else:
+            line.append(plain(part[0]), MEANING.get(part[1], part[1]))
+    return line
+
+
+def plain(value: object) -> str:
+    """Text that cannot move the cursor: newlines, escapes and other control characters become visible."""
+    string = str(value)
+    if string.isprintable():
+        return string
+    return "".join(char if char.isprintable() else _visible(char) for char in string)
+
+
+def _visible(char: str) -> str:
+    if char == "\u3000":  # the space of East Asian text is two columns wide and harmless
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def columns(
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    right: Sequence[int] = (),
+    gap: int = 2,
+    indent: int = 0,
+    width: int | None = None,
+) -> list[Text]:
+    """Rows as aligned lines; ``right`` numbers the right-aligned columns. Wide and combining characters count as drawn.
+
+    With ``width`` given, the widest column gives way, so that the lines fit.
+    """
+    cells = [[cell if not isinstance(cell, str) else text(cell) for cell in row] for row in rows]
+    count = max((len(row) for row in cells), default=0)
+    widths = [max((row[at].cell_len for row in cells if at < len(row)), default=0) for at in range(count)]
+    if width is not None:
+        while (excess := indent + sum(widths) + gap * (count - 1) - width) > 0 and max(widths) > 8:
+            widest = widths.index(max(widths))
+            widths[widest] = max(8, widths[widest] - excess)
+    lines = []
+    for row in cells:
+        line = text(" " * indent)
+        for at, cell in enumerate(row):
+            fitted = cell.copy()
+            if fitted.cell_len > widths[at]:
+                fitted.truncate(widths[at], overflow="ellipsis")
+            padding = " " * (widths[at] - fitted.cell_len)
+            line.append(padding if at in right else "")
+            line.append_text(fitted)
+            line.append("" if at in right else padding)
+            line.append(" " * gap)
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def fitting(made: Console) -> int | None:
+    """The width tables have to fit in, or None when nothing needs to be cut."""
+    return None if made.width >= _UNBOUNDED else made.width
+
+
+def drawing_width(made: Console) -> int:
+    """How wide a bar or curve may be drawn."""
+    return min(made.width, _WIDEST) if made.is_terminal else 80
+
+
+def sparkline(values: Sequence[float], width: int = 24, *, from_zero: bool = False) -> str:
+    """Values as a row of blocks, averaged into at most ``width`` of them; what is not finite is drawn as ``×``."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    means = [
+        _mean(values[at * len(values) // count : max(at * len(values) // count + 1, (at + 1) * len(values) // count)])
+        for at in range(count)
+    ]
+    finite = [value for value in means if math.isfinite(value)]
+    if not finite:
+        return "×" * count
+    low, high = (0.0 if from_zero else min(finite)), max(finite)
+    spread = high - low
+    return "".join(
+        "×" if not math.isfinite(value) else _LEVELS[round((value - low) / spread * 7) if spread > 0 else 3]
+        for value in means
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of ``share`` (0 to 1) of ``width`` columns, fine to an eighth of one; what is not zero is never invisible."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    if share > 0:
+        eighths = max(eighths, 1)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: ``228 MB``, ``1.6 GB``."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while abs(value) >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.1f} {units[0]}" if value < 9.95 and units[0] != "B" else f"{value:.0f} {units[0]}"
+
+
+def duration(seconds: float | None) -> str:
+    """``4.2 s`` below ten seconds, then ``0:31``, ``2:49``, ``1:02:03``, ``2 d 03:14``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def clock(unix: float, *, now: float) -> str:
+    """The time of day, on the reader's clock, of a moment near ``now``; with the weekday when it is another day's."""
+    then = time.localtime(unix)
+    return time.strftime("%H:%M" if then[:3] == time.localtime(now)[:3] else "%a %H:%M", then)
+
+
+def moment(unix: float | None, *, now: float) -> str:
+    """When something was: ``14:29`` today, ``Nov 21 14:29`` this year, else ``2025-11-21``."""
+    if unix is None:
+        return "–"
+    then, today = time.localtime(unix), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M", then)
+    return time.strftime("%b %d %H:%M" if then.tm_year == today.tm_year else "%Y-%m-%d", then)
+
+
+def loss(value: float | None) -> str:
+    """A loss: three significant digits, four below 0.1; a dash when there is none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def print_json(value: Any) -> None:
+    """Print machine-readable output: two-space indent, unicode kept unless a name in it is not valid unicode."""
+    rendered = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        rendered.encode("utf-8")
+    except UnicodeEncodeError:
+        rendered = json.dumps(value, indent=2, allow_nan=False)
+    sys.stdout.write(rendered + "\n")
