@@ -35,6 +35,7 @@ __all__ = [
     "TrainResolution",
     "WarmupLength",
     "Word",
+    "choices",
     "field_flag",
     "flag",
     "is_text",
@@ -142,6 +143,12 @@ def field_flag(model: type[BaseModel], field: str) -> str | None:
 def words(field: FieldInfo) -> str:
     """What a field's value is, in words."""
     return _words(field.annotation, tuple(field.metadata))
+
+
+def choices(field: FieldInfo) -> tuple[Any, ...]:
+    """The values of a field that takes one of a few, else nothing."""
+    bare = _bare(field.annotation)
+    return get_args(bare) if get_origin(bare) is Literal else ()
 
 
 def is_text(field: FieldInfo) -> bool:

@@ -1,0 +1,216 @@
+"""Presets in files: load with parents and overrides, find by name. What a preset says is checked whole before any of it is used."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lorakit.errors import PresetError, Problem
+from lorakit.preset.layers import Layer, merge, override_layer
+from lorakit.preset.messages import BAD_EXTENDS, BAD_SET, MISSING, UNKNOWN_KEY, gaps, layer_problems
+from lorakit.preset.models import Preset
+from lorakit.preset.provenance import Provenance
+from lorakit.preset.schema import TABLES, field_at, fields, is_open
+from lorakit.preset.source import Source, display, parse_source, read_source, similar
+from lorakit.preset.suggest import meant
+from lorakit.preset.toml_lines import dotted
+from lorakit.preset.units import UnitError, shown
+from lorakit.workspace import find_workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Provenance", "ResolvedPreset", "find_preset", "load_preset", "load_text", "with_seed"]
+
+_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True)
+class ResolvedPreset:
+    """A preset with every value settled, and where each comes from.
+
+    ``provenance`` has one entry per key path (``optim.unet_lr``; free arguments one by one, ``optim.args.betas``),
+    ``source_text`` is the user's file verbatim, ``chain`` the files from the user's own to the last parent.
+    """
+
+    preset: Preset
+    provenance: Mapping[str, Provenance]
+    source_text: str
+    path: Path
+    chain: tuple[Path, ...]
+
+
+def load_preset(path: Path, overrides: Sequence[str] = ()) -> ResolvedPreset:
+    """Load a preset file with its parents (``extends``) and ``KEY=VALUE`` overrides, later ones winning.
+
+    Raises PresetError whose ``problems`` hold everything that is wrong in any of the files and overrides.
+    """
+    return _load(read_source(path), overrides)
+
+
+def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> ResolvedPreset:
+    """:func:`load_preset` of a text as if it stood at ``path``."""
+    return _load(parse_source(path, text), overrides)
+
+
+def _load(source: Source, overrides: Sequence[str]) -> ResolvedPreset:
+    problems: list[Problem] = []
+    files = _chain(source, problems)
+    layers = [Layer("parent" if n else "preset", _without_extends(file), file) for n, file in enumerate(files)][::-1]
+    layers += _override_layers(overrides, problems)
+    for layer in layers:
+        problems += _check(layer)
+    data, origins = merge(layers)
+    try:
+        preset = Preset.model_validate(data)
+    except ValidationError as error:
+        problems += gaps(error, source)
+        preset = None
+    if preset is None or problems:
+        raise _refusal(source, problems)
+    chain = tuple(file.path for file in files)
+    return ResolvedPreset(preset, _provenance(preset, origins), source.text, source.path, chain)
+
+
+def _refusal(source: Source, problems: Sequence[Problem]) -> PresetError:
+    count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return PresetError(f"{display(source.path)} has {count}", problems=tuple(problems))
+
+
+def _without_extends(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in source.data.items() if key != "extends"}
+
+
+def _override_layers(overrides: Sequence[str], problems: list[Problem]) -> Iterator[Layer]:
+    for argument in overrides:
+        try:
+            yield override_layer(argument)
+        except UnitError as error:
+            where = f"--set {shown(argument)[1:-1]}"
+            problems.append(Problem(f"{where} cannot be read", error.why, error.todo, where=where, code=BAD_SET))
+
+
+def _check(layer: Layer) -> Iterator[Problem]:
+    if layer.unset and not _exists(layer.unset):
+        key = dotted(layer.unset)
+        yield Problem(f"there is no key {key}", "", meant(layer.unset), key, layer.where(layer.unset), UNKNOWN_KEY)
+    try:
+        Preset.model_validate(layer.data)
+    except ValidationError as error:
+        yield from layer_problems(error, layer)
+
+
+def _exists(path: tuple[str, ...]) -> bool:
+    return field_at(path) is not None or (path[:1] == path and path[0] in TABLES) or is_open(path[:-1])
+
+
+def _chain(source: Source, problems: list[Problem]) -> list[Source]:
+    """The file and its parents, nearest first, as far as they can be read."""
+    chain = [source]
+    while "extends" in chain[-1].data:
+        child = chain[-1]
+        try:
+            parent = _parent(child)
+        except PresetError as error:
+            problems += error.problems
+            break
+        identities = [os.path.realpath(file.path) for file in chain]
+        if (identity := os.path.realpath(parent.path)) in identities:
+            cycle = [display(file.path) for file in chain[identities.index(identity) :]]
+            cycle.append(cycle[0])
+            problems.append(
+                _extends_problem(child, "presets extend each other in a circle", " → ".join(cycle), "cut it")
+            )
+            break
+        chain.append(parent)
+    return chain
+
+
+def _parent(child: Source) -> Source:
+    name = child.data["extends"]
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        problem = _extends_problem(
+            child,
+            f"extends = {shown(name)}",
+            "it is the name or path of one preset",
+            'write extends = "sdxl-character"',
+        )
+        raise PresetError(problem.what, problems=(problem,))
+    places = list(_places(child.path, name))
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+        looked = ", ".join(dict.fromkeys(display(place) for place in places))
+        near = list(dict.fromkeys(near for place in places for near in similar(place)))[:3]
+        todo = f"did you mean {' or '.join(near)}?" if near else "give its name, or its path from this file"
+        problem = _extends_problem(child, f"extends = {shown(name)}: no such preset", f"looked for {looked}", todo)
+        raise PresetError(problem.what, problems=(problem,))
+    return read_source(found)
+
+
+def _extends_problem(child: Source, what: str, why: str, todo: str) -> Problem:
+    return Problem(what, why, todo, "extends", child.where(("extends",)), BAD_EXTENDS)
+
+
+def _places(child: Path, name: str) -> Iterator[Path]:
+    """Where a parent may be: beside the file, then in the presets folders next to it."""
+    folder = child.absolute().parent
+    names = [name] if name.endswith(_SUFFIX) else [name + _SUFFIX, name]
+    presets = find_workspace(folder).presets
+    for place in dict.fromkeys((folder, folder / "presets", folder.parent / "presets", presets)):
+        yield from (place / Path(name).expanduser() for name in names)
+
+
+def _provenance(preset: Preset, origins: Mapping[str, Provenance]) -> dict[str, Provenance]:
+    default = Provenance("default")
+    provenance: dict[str, Provenance] = {}
+    for path, _ in fields():
+        value: Any = preset
+        for part in path:
+            value = getattr(value, part)
+        keys = [dotted((*path, key)) for key in value] if isinstance(value, dict) and value else [dotted(path)]
+        provenance |= {key: origins.get(key, default) for key in keys}
+    return provenance
+
+
+def with_seed(resolved: ResolvedPreset, rng: random.Random | None = None) -> ResolvedPreset:
+    """The same preset with a seed: one is drawn from ``rng`` (the system's, if None) where the preset has none."""
+    if resolved.preset.seed is not None:
+        return resolved
+    seed = (rng or random.SystemRandom()).randrange(2**32)
+    provenance = {**resolved.provenance, "seed": Provenance("derived", text="drawn for this run")}
+    return replace(resolved, preset=resolved.preset.model_copy(update={"seed": seed}), provenance=provenance)
+
+
+def find_preset(name_or_path: str | Path, workspace_presets: Path) -> Path:
+    """The file meant by a path, or by the NAME of workspace_presets/NAME.toml. Raises PresetError with suggestions."""
+    given = Path(name_or_path).expanduser()
+    named = given.name == str(name_or_path) and given.suffix != _SUFFIX
+    beside = [given, given.with_name(given.name + _SUFFIX)] if given.name else [given]
+    inside = [workspace_presets / path for path in reversed(beside)]
+    places = [*inside, *beside] if named else [*beside, *inside]
+    try:
+        found = next((place for place in places if place.is_file()), None)
+    except ValueError:
+        found = None
+    if found is not None:
+        return found
+    raise _not_found(str(name_or_path), given, workspace_presets)
+
+
+def _not_found(asked: str, given: Path, presets: Path) -> PresetError:
+    near = similar(presets / given.name) or similar(given)
+    there = sorted(entry.stem for entry in presets.glob(f"*{_SUFFIX}"))
+    if near:
+        todo = f"did you mean {' or '.join(near)}?"
+    elif there:
+        todo = f"{display(presets)} has {', '.join(there)}"
+    else:
+        todo = "`lorakit init` lays out presets to start from"
+    what = f"there is no preset {shown(asked)}"
+    why = f"neither a file of that path nor {display(presets / given.name)}{_SUFFIX} exists"
+    return PresetError(what, why=why, todo=todo, problems=(Problem(what, why, todo, code=MISSING),))
