@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel
 
 from lorakit.errors import RuleError
+from lorakit.plan import naming
 from lorakit.preset.models import Preset, field_flag
 from lorakit.preset.units import Warmup, format_number, format_rate
 from lorakit.trainers.catalogue import int_or_float
@@ -25,8 +25,6 @@ __all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment",
 TrainerKind = Literal["sd-scripts", "builtin"]
 #: A flag and its values, as they stand in the command.
 Option = tuple[str, ...]
-#: Long enough for every name people give, short enough for ``-step00000001-state`` behind it.
-_NAME_BYTES: Final = 120
 
 
 @dataclass(frozen=True)
@@ -327,14 +325,7 @@ _ONLY_WITH: Final[Mapping[str, Callable[[Preset], bool]]] = {
 
 def output_name(preset: Preset) -> str:
     """The preset's name as a file name: letters and digits of any script, ``-``, ``_`` and ``.``; never empty."""
-    kept = "".join(
-        letter if letter.isalnum() or letter in "-_." or unicodedata.category(letter).startswith("M") else "_"
-        for letter in unicodedata.normalize("NFC", preset.name)
-    )
-    while "__" in kept:
-        kept = kept.replace("__", "_")
-    short = kept.strip("-_.").encode()[:_NAME_BYTES].decode(errors="ignore").rstrip("-_.")
-    return short or "lora"
+    return naming.output_name(preset.name)
 
 
 def shell_line(argv: Iterable[str]) -> str:
