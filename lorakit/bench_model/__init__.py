@@ -1,1 +1,1 @@
-"""A small checkpoint of the SDXL family, for the quickstart and the tests."""
+"""Small checkpoints of the SDXL family with random weights, and a demo data set: a program of its own."""

@@ -269,7 +269,8 @@ def _text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
     model = encoder.get_submodule("text_model") if hasattr(encoder, "text_model") else encoder
     for index, layer in model.get_submodule("encoder.layers").named_children():
         for path in _TE_LAYER:
-            yield Target(lora_name(prefix, f"text_model.encoder.layers.{index}.{path}"), layer.get_submodule(path))
+            name = lora_name(prefix, f"text_model.encoder.layers.{index}.{path}")
+            yield _target(name, layer.get_submodule(path), wide=False)
 
 
 def _unet_targets(unet: nn.Module, *, with_convolutions: bool) -> Iterator[Target]:

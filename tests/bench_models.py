@@ -1,0 +1,30 @@
+"""Bench checkpoints for any test that needs a base model: each is written once per test session."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lorakit-bench-"))
+    owner = os.getpid()
+    # forked workers of a test inherit this hook; only the process that made the folder may remove it
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    return folder
+
+
+@functools.cache
+def bench_checkpoint(size: str = "tiny", dtype: str = "fp16") -> Path:
+    """A single-file SDXL checkpoint with random weights; treat it as read-only. Torch stays out of this process."""
+    path = _folder() / f"{size}-{dtype}.safetensors"
+    command = [sys.executable, "-m", "lorakit.bench_model", "write", str(path), "--size", size, "--dtype", dtype]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return path
