@@ -1,1 +1,1 @@
-"""What is kept: run folders, their records, state and seal."""
+"""What is kept: run folders, their facts and state, seals."""

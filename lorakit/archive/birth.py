@@ -1,0 +1,138 @@
+"""How a run comes into the archive: prepared out of sight, flushed to disk, born by one rename."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from lorakit.archive.run import Run
+from lorakit.atomic import dump_json, fsync_dir
+from lorakit.errors import ArchiveError, DiskError, LorakitError
+
+__all__ = ["STAGING", "Birth", "birth", "slug"]
+
+#: Folders being prepared begin with this; readers of the archive ignore them.
+STAGING: Final = ".birth-"
+
+_FIRST: Final = "abcdefghjkmnpqrstuvwxyz"  # no i, l, o: they look like digits
+_REST: Final = _FIRST + "23456789"
+_SPELLED: Final = MappingProxyType({"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "ł": "l", "Ł": "L", "đ": "d"})
+
+
+def slug(name: str) -> str:
+    """A name as a safe part of a folder's name: ASCII letters, digits, ``-`` and ``.`` inside, at most 40 characters."""
+    plain = unicodedata.normalize("NFKD", "".join(_SPELLED.get(letter, letter) for letter in name))
+    kept = (letter if letter.isascii() and (letter.isalnum() or letter in "-.") else "-" for letter in plain if not unicodedata.combining(letter))
+    words = "".join(kept)
+    while "--" in words:
+        words = words.replace("--", "-")
+    return words[:40].strip("-.") or "run"
+
+
+@dataclass(frozen=True)
+class Birth:
+    """A run being prepared: ``run`` has the paths it will have; files are written into ``staging``."""
+
+    run: Run
+    staging: Path
+
+    def write(self, target: Path, content: bytes | str) -> None:
+        """Write a file of the run, named by its future path."""
+        path = self.staging / target.relative_to(self.run.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+
+    def write_json(self, target: Path, value: Any) -> None:
+        """Write a JSON record of the run, named by its future path."""
+        self.write(target, dump_json(value))
+
+    def folder(self, target: Path) -> None:
+        """Make a folder of the run, named by its future path."""
+        (self.staging / target.relative_to(self.run.path)).mkdir(parents=True, exist_ok=True)
+
+    def link(self, link: Path, target: str) -> None:
+        """Make a relative symbolic link of the run, named by its future path."""
+        path = self.staging / link.relative_to(self.run.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+
+
+@contextmanager
+def birth(runs_dir: Path, name: str, *, now: float | None = None) -> Iterator[Birth]:
+    """Claim a new run; when the block ends well the run appears whole, otherwise nothing of it is left.
+
+    ``now`` is unix seconds (default: the clock). Raises DiskError when the archive cannot be written.
+    """
+    run, staging = _claim(runs_dir, slug(name), time.time() if now is None else now)
+    try:
+        yield Birth(run, staging)
+        _flush(staging)
+        os.rename(staging, run.path)
+        fsync_dir(runs_dir)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise _disk_error(runs_dir, error) from error
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _claim(runs_dir: Path, name: str, now: float) -> tuple[Run, Path]:
+    """An id whose short part no run has and nobody else is claiming: the exclusive mkdir decides every race."""
+    minute = time.strftime("%Y-%m-%d_%H%M", time.localtime(now))
+    for _ in range(1000):
+        short = secrets.choice(_FIRST) + "".join(secrets.choice(_REST) for _ in range(3))
+        staging = runs_dir / f"{STAGING}{short}"
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            staging.mkdir()
+        except FileExistsError:
+            if not runs_dir.is_dir():
+                raise DiskError(f"{runs_dir} is not a folder", todo="move it away, or choose another workspace") from None
+            continue
+        except OSError as error:
+            raise _disk_error(runs_dir, error) from error
+        # Looked at only after the claim: whoever was born with this name before it is visible now.
+        if not any(existing.endswith(f"_{short}") for existing in os.listdir(runs_dir)):
+            return Run(runs_dir / f"{minute}_{name}_{short}"), staging
+        staging.rmdir()
+    raise ArchiveError(
+        f"no free id was found in {runs_dir}",
+        why="the four characters that name a run are used up",
+        todo="move old runs to another workspace",
+    )
+
+
+def _flush(folder: Path) -> None:
+    """Put every file and folder on disk, so that the rename never shows half a run after a power loss."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if Path(path, name).is_symlink():
+                continue
+            handle = os.open(Path(path, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_dir(Path(path))
+
+
+def _disk_error(runs_dir: Path, error: OSError) -> LorakitError:
+    try:
+        free = f"; {shutil.disk_usage(runs_dir).free / 1e9:.1f} GB free"
+    except OSError:  # the folder itself is the trouble
+        free = ""
+    return DiskError(
+        f"no run can be written in {runs_dir}",
+        why=f"{error.strerror or error}{free}",
+        todo="free some space or rights there, or choose another workspace",
+    )

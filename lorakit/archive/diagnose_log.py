@@ -1,0 +1,296 @@
+"""Why a training ended the way it did, in one line, from the facts and the log (pure but for reading the log's tail)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Evidence", "Reason", "Status", "Verdict", "diagnose", "log_tail"]
+
+_TAIL_BYTES: Final = 65536
+
+
+class Status(StrEnum):
+    """Where a run stands."""
+
+    PREPARED = "prepared"
+    RUNNING = "running"
+    OK = "ok"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
+    DAMAGED = "damaged"
+
+
+class Reason(StrEnum):
+    """Why it stands there."""
+
+    NONE = ""
+    OK = "ok"
+    STOPPED_BY_USER = "stopped-by-user"
+    OOM_CUDA = "oom-cuda"
+    OOM_KILLED = "oom-killed"
+    NAN = "nan"
+    DISK_FULL = "disk-full"
+    MISSING_FILE = "missing-file"
+    NO_DATA = "no-data"
+    NO_RESULT = "no-result"
+    TORN_RESULT = "torn-result"
+    BAD_ARGUMENTS = "bad-arguments"
+    MISSING_MODULE = "missing-module"
+    PORT_IN_USE = "port-in-use"
+    SIGNALLED = "signalled"
+    ERROR = "error"
+    NEVER_STARTED = "never-started"
+    LAUNCHER_LOST = "launcher-lost"
+    KEEPER_LOST = "keeper-lost"
+    OTHER_HOST = "other-host"
+    RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about an ended training.
+
+    ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started; ``unreported``
+    the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile; ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for; ``nonfinite``
+    the number of steps with a loss of nan or inf; ``result`` is "whole", "torn" or "missing": the final LoRA file.
+    """
+
+    started: bool = True
+    rank: int = 0
+    code: int | None = 0
+    signal: int | None = None
+    unreported: tuple[int, ...] = ()
+    oom_kills: int = 0
+    launcher: int = 0
+    stop_level: int = 0
+    end_reason: str | None = None
+    end_message: str = ""
+    nonfinite: int = 0
+    steps: int = 0
+    total_steps: int | None = None
+    result: str = "whole"
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Status, reason, and one line for the reader."""
+
+    status: Status
+    reason: Reason
+    message: str
+
+
+def diagnose(evidence: Evidence) -> Verdict:
+    """How a training ended and why.
+
+    Success needs all of: exit code 0 of every rank and a whole final LoRA file. What the user asked for comes before what the
+    log says, what the log says before what the exit code says.
+    """
+    if evidence.stop_level > 0:
+        return _stopped(evidence)
+    failed = evidence.code != 0 or evidence.unreported or (evidence.launcher != 0 and not evidence.started)
+    if failed:
+        return _failed(evidence)
+    if evidence.end_reason in {"nan", "error"}:
+        return _failed(evidence)
+    if evidence.end_reason == "stopped":
+        return _stopped(evidence)
+    if not evidence.started:
+        return Verdict(Status.FAILED, Reason.NEVER_STARTED, _with_log("the training never started", evidence.log))
+    if evidence.result != "whole":
+        return _without_result(evidence)
+    if evidence.launcher != 0:
+        return Verdict(
+            Status.OK, Reason.OK, f"{_steps(evidence)} (accelerate itself ended with {_how(evidence.launcher)} afterwards)"
+        )
+    return Verdict(Status.OK, Reason.OK, _steps(evidence))
+
+
+def _stopped(evidence: Evidence) -> Verdict:
+    kept = "what was trained is saved" if evidence.result == "whole" else "nothing was saved at the end"
+    ways = {0: "stopped", 1: "stopped", 2: "terminated", 3: "killed"}
+    message = f"{ways[min(3, evidence.stop_level)]} by the user at {_steps(evidence)}; {kept}"
+    if evidence.end_reason in {None, "ok"} and evidence.code == 0 and evidence.result == "whole" and _complete(evidence):
+        return Verdict(Status.OK, Reason.OK, _steps(evidence))
+    if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
+        found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
+        return Verdict(Status.FAILED, found.reason, found.message)
+    return Verdict(Status.STOPPED, Reason.STOPPED_BY_USER, message)
+
+
+def _complete(evidence: Evidence) -> bool:
+    return evidence.total_steps is not None and evidence.steps >= evidence.total_steps
+
+
+def _without_result(evidence: Evidence) -> Verdict:
+    text = "\n".join(evidence.log)
+    if "No data found" in text:
+        return Verdict(Status.FAILED, Reason.NO_DATA, "the trainer found no images to train on (it ended with exit code 0)")
+    if evidence.result == "torn":
+        return Verdict(Status.FAILED, Reason.TORN_RESULT, "the final LoRA file is incomplete")
+    return Verdict(
+        Status.FAILED, Reason.NO_RESULT, _with_log("the trainer ended with exit code 0 but wrote no final LoRA file", evidence.log)
+    )
+
+
+def _failed(evidence: Evidence) -> Verdict:
+    at = f"failed at step {evidence.steps}" + (f" of {evidence.total_steps}" if evidence.total_steps else "")
+    if not evidence.started and evidence.steps == 0:
+        at = "never started"
+    reason, why = _why(evidence)
+    if reason is Reason.ERROR and not evidence.started:
+        reason = Reason.NEVER_STARTED
+    return Verdict(Status.FAILED, reason, f"{at}: {why}")
+
+
+def _why(evidence: Evidence) -> tuple[Reason, str]:
+    lines = evidence.log
+    text = "\n".join(lines)
+    for pattern, reason, explain in _CAUSES:
+        found = None
+        for found in pattern.finditer(text):  # the last one is the one that ended it
+            pass
+        if found is not None:
+            return reason, explain(found)
+    if evidence.end_reason == "nan" or evidence.nonfinite:
+        return Reason.NAN, evidence.end_message or "the loss became NaN or infinite"
+    if evidence.signal is not None:
+        return _signalled(evidence, evidence.signal)
+    if evidence.unreported:
+        ranks = ", ".join(str(rank) for rank in evidence.unreported)
+        return Reason.SIGNALLED, f"rank {ranks} was killed before it could say how it ended"
+    if evidence.code == 2 and (usage := _last(lines, re.compile(r"error: (.+)"))):
+        return Reason.BAD_ARGUMENTS, f"the trainer refused its arguments: {usage}"
+    if evidence.end_reason == "error" and evidence.end_message:
+        return Reason.ERROR, evidence.end_message.splitlines()[0]
+    if exception := last_exception(lines):
+        return Reason.ERROR, exception
+    code = evidence.code if evidence.code not in {None, 0} else evidence.launcher
+    return Reason.ERROR, _with_log(f"ended with {_how(code or 0)}", lines)
+
+
+def _signalled(evidence: Evidence, number: int) -> tuple[Reason, str]:
+    if number == signal.SIGKILL and evidence.oom_kills:
+        return Reason.OOM_KILLED, f"the machine ran out of memory and the kernel killed rank {evidence.rank}"
+    return Reason.SIGNALLED, f"rank {evidence.rank} was killed by signal {number} ({_signal_name(number)})"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _how(code: int) -> str:
+    return f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+
+
+def _cuda(found: re.Match[str]) -> str:
+    text = found.group(0)
+    tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]?i?B)", text)
+    free = re.search(r"([\d.]+ ?[KMGT]?i?B)(?: is)? free", text)
+    total = re.search(r"total capacity of ([\d.]+ ?[KMGT]?i?B)|([\d.]+ ?[KMGT]?i?B) total capacity", text)
+    facts = [f"tried {tried.group(1)}"] if tried else []
+    if free:
+        of = f" of {next(group for group in total.groups() if group)}" if total else ""
+        facts.append(f"{free.group(1)} free{of}")
+    return "CUDA out of memory" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _missing(found: re.Match[str]) -> str:
+    return f"missing file: {found.group('path')}"
+
+
+_CAUSES: Final = (
+    (re.compile(r"(?:CUDA out of memory|CUDA error: out of memory|OutOfMemoryError)[^\n]*(?:\n[^\n]*){0,2}"), Reason.OOM_CUDA, _cuda),
+    (
+        re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]|File too large|\[Errno 27\]"),
+        Reason.DISK_FULL,
+        lambda found: f"the disk is full ({found.group(0).strip('[]')})",
+    ),
+    (
+        re.compile(r"(?m)^(?:\w+\.)*FileNotFoundError: \[Errno 2\] No such file or directory: (?P<path>.+)$"),
+        Reason.MISSING_FILE,
+        _missing,
+    ),
+    (
+        re.compile(r"(?m)^(?:ModuleNotFoundError|ImportError): (?P<what>.+)$"),
+        Reason.MISSING_MODULE,
+        lambda found: f"the trainer's Python lacks something: {found.group('what')}",
+    ),
+    (
+        re.compile(r"(?i)(?:address already in use|EADDRINUSE|port `?\d+`?, but another process)"),
+        Reason.PORT_IN_USE,
+        lambda _: "the port where the processes meet is in use",
+    ),
+    (
+        re.compile(r"(?im)^(?:RuntimeError|ValueError|Exception|FloatingPointError)\b.*\bnan\b.*$|NaN detected[^\n]*"),
+        Reason.NAN,
+        lambda found: f"NaN: {found.group(0).strip()}",
+    ),
+)  # fmt: skip
+
+#: What accelerate and torch say about a failed child: never the cause.
+_WRAPPERS: Final = ("subprocess.CalledProcessError", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError")
+
+
+def last_exception(lines: Iterable[str]) -> str | None:
+    """The last line of the last Python traceback that is not a launcher reporting its child's end."""
+    pattern = re.compile(r"(?:\[rank\d+\]: ?)?((?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning|Failed|Stopped))(?:: (.*))?")
+    found = None
+    inside = False
+    for line in lines:
+        if "Traceback (most recent call last)" in line:
+            inside = True
+        elif inside and (match := pattern.fullmatch(line.strip())) and not line.startswith((" ", "\t")):
+            inside = False
+            if not match.group(1).startswith(_WRAPPERS):
+                found = f"{match.group(1).rpartition('.')[2]}: {match.group(2)}" if match.group(2) else match.group(1)
+    return found
+
+
+def _last(lines: tuple[str, ...], pattern: re.Pattern[str]) -> str | None:
+    for line in reversed(lines):
+        if found := pattern.search(line):
+            return found.group(1)
+    return None
+
+
+def _with_log(text: str, lines: tuple[str, ...]) -> str:
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{text}; last line: {last[:200]}" if last else text
+
+
+def _steps(evidence: Evidence) -> str:
+    if evidence.total_steps and evidence.steps != evidence.total_steps:
+        return f"step {evidence.steps} of {evidence.total_steps}"
+    return f"{evidence.steps} steps"
+
+
+def log_tail(path: Path, lines: int = 40) -> tuple[str, ...]:
+    """The last lines of a log as a terminal would show them: what ``\\r`` overwrote is left out; reads at most 64 KiB."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            data = file.read()
+    except OSError:
+        return ()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode("utf-8", "replace"))
+    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    if size > _TAIL_BYTES:
+        shown = shown[1:]
+    while shown and not shown[-1]:
+        shown.pop()
+    return tuple(shown[-lines:])

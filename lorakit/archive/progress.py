@@ -1,0 +1,175 @@
+"""What a run's progress file adds up to: steps, losses, speed, memory, saved files (stdlib only, one pass)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lorakit import protocol
+
+__all__ = ["Progress", "Saved", "progress_from_log", "read_progress", "summarise"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file the trainer says it wrote; ``kind`` is epoch, step, final or state."""
+
+    step: int
+    epoch: int
+    path: str
+    bytes: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The sum of a progress file.
+
+    ``steps`` counts optimizer steps done, those of earlier attempts included when the trainer went on from ``first_step``.
+    ``loss_first`` and ``loss_last`` are the means of the first and last tenth of this attempt's steps (a single step's loss
+    is mostly noise), ``loss_average`` of all. ``steps_per_second`` comes from the trainer's own clock. Memory in bytes.
+    """
+
+    steps: int = 0
+    total_steps: int | None = None
+    first_step: int = 0
+    epoch: int = 0
+    epochs: int | None = None
+    phase: str = ""
+    phase_done: int | None = None
+    phase_total: int | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    loss_average: float | None = None
+    validation: float | None = None
+    nonfinite: int = 0
+    steps_per_second: float | None = None
+    lr: Mapping[str, float] = field(default_factory=dict)
+    grad_norm: Mapping[str, float] = field(default_factory=dict)
+    rss: int | None = None
+    vram: int | None = None
+    saved: tuple[Saved, ...] = ()
+    samples: int = 0
+    warnings: tuple[str, ...] = ()
+    end_reason: str | None = None
+    end_message: str = ""
+
+
+def read_progress(path: Path) -> Progress:
+    """The sum of a progress file; all zeros when there is none."""
+    return summarise(protocol.read(path))
+
+
+def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
+    """The sum of protocol records. Records of unknown type and keys of the wrong type are passed over."""
+    losses: list[float] = []
+    seconds: list[float] = []
+    saved: list[Saved] = []
+    warnings: list[str] = []
+    values: dict[str, Any] = {}
+    nonfinite = samples = 0
+    for record in records:
+        kind = record.get("type")
+        if kind == "step":
+            losses, nonfinite = _loss(record, losses, nonfinite)
+            _keep(values, record, step="steps", epoch="epoch")
+            if isinstance(spent := record.get("seconds"), (int, float)):
+                seconds.append(float(spent))
+            for name in ("lr", "grad_norm"):
+                if isinstance(parts := record.get(name), dict):
+                    values[name] = {part: rate for part, rate in parts.items() if isinstance(rate, (int, float))}
+            for name in ("rss", "vram"):
+                if isinstance(size := record.get(name), int):
+                    values[name] = max(size, values.get(name) or 0)
+            values.update(phase="train", phase_done=None, phase_total=None)
+        elif kind == "start":
+            _keep(values, record, total_steps="total_steps", epochs="epochs", first_step="first_step")
+            values.setdefault("steps", values.get("first_step", 0))
+        elif kind == "phase":
+            values.update(phase=str(record.get("name", "")), phase_done=None, phase_total=None)
+            _keep(values, record, done="phase_done", total="phase_total")
+        elif kind == "save":
+            size = record.get("bytes")
+            saved.append(
+                Saved(
+                    step=_int(record.get("step")),
+                    epoch=_int(record.get("epoch")),
+                    path=str(record.get("path", "")),
+                    bytes=_int(size),
+                    kind=str(record.get("kind", "")),
+                )
+            )
+        elif kind == "sample":
+            samples += 1
+        elif kind == "validation":
+            if isinstance(loss := record.get("loss"), (int, float)):
+                values["validation"] = float(loss)
+        elif kind == "warn":
+            warnings.append(str(record.get("message", "")))
+        elif kind == "end":
+            values["end_reason"] = str(record.get("reason", ""))
+            values["end_message"] = str(record.get("message") or "")
+            _keep(values, record, steps="steps")
+    tenth = max(1, math.ceil(len(losses) / 10))
+    return Progress(
+        **values,
+        loss_first=_mean(losses[:tenth]),
+        loss_last=_mean(losses[-tenth:]),
+        loss_average=_mean(losses),
+        nonfinite=nonfinite,
+        steps_per_second=_speed(seconds),
+        saved=tuple(saved),
+        samples=samples,
+        warnings=tuple(warnings),
+    )
+
+
+def _loss(record: Mapping[str, Any], losses: list[float], nonfinite: int) -> tuple[list[float], int]:
+    loss = record.get("loss")
+    if isinstance(loss, (int, float)) and not isinstance(loss, bool):
+        losses.append(float(loss))
+    elif isinstance(loss, str):  # the writer's way to say nan or inf
+        nonfinite += 1
+    return losses, nonfinite
+
+
+def _keep(values: dict[str, Any], record: Mapping[str, Any], **names: str) -> None:
+    """Take whole numbers over under other names."""
+    for key, name in names.items():
+        if isinstance(value := record.get(key), int) and not isinstance(value, bool):
+            values[name] = value
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _speed(seconds: list[float]) -> float | None:
+    """Steps per second; the first step pays for warming up and is left out when there are others."""
+    counted = seconds[1:] or seconds
+    spent = sum(counted)
+    return len(counted) / spent if spent > 0 else None
+
+
+#: The bar of sd-scripts: ``steps:  33%|███▎      | 1/3 [00:00<00:00,  2.18it/s, avr_loss=1.13]``.
+_BAR: Final = re.compile(r"steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[[^\]]*?(?:avr_loss=([\d.eE+-]+|nan))?\]")
+
+
+def progress_from_log(text: str) -> Progress:
+    """What can be told from the log of a trainer that does not speak the protocol: steps, total, average loss."""
+    last = None
+    loss = None
+    for last in _BAR.finditer(text):
+        loss = last.group(3) or loss
+    if last is None:
+        return Progress()
+    average = None if loss in {None, "nan"} else float(loss or 0)
+    return Progress(steps=int(last.group(1)), total_steps=int(last.group(2)), loss_average=average, nonfinite=int(loss == "nan"))

@@ -1,0 +1,193 @@
+"""The write-once facts of a run, and the state computed from them (stdlib only; nothing stored can go stale)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from lorakit.archive.diagnose_log import Reason, Status
+from lorakit.archive.progress import Progress, read_progress
+from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
+from lorakit.launch.processes import ProcessId, is_locked, this_host
+
+__all__ = ["RunState", "Status", "state"]
+
+#: Seconds between the birth of a run and the moment its keeper must have written that it started.
+BIRTH_GRACE: Final = 30.0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a list of runs shows about one, computed from its facts at one moment.
+
+    ``status`` is prepared, running, ok, failed, stopped, interrupted, unknown (another machine's) or damaged; ``reason`` a
+    stable word for why; ``message`` one line for the reader. Losses as in Progress. Times in unix seconds, ``seconds``
+    is wall time, memory in bytes. ``problems`` names records that cannot be read.
+    """
+
+    run: Run
+    status: Status
+    reason: Reason = Reason.NONE
+    message: str = ""
+    attempt: int = 1
+    name: str = ""
+    phase: str = ""
+    steps: int = 0
+    total_steps: int | None = None
+    epoch: int = 0
+    epochs: int | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    loss_average: float | None = None
+    validation: float | None = None
+    steps_per_second: float | None = None
+    created: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    seconds: float | None = None
+    checkpoints: int = 0
+    samples: int = 0
+    rss: int | None = None
+    vram: int | None = None
+    sealed: bool = False
+    log_tail: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will not change by itself any more."""
+        return self.status not in {Status.RUNNING, Status.PREPARED, Status.UNKNOWN}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ids and path of the run included."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "run"}
+        identity = {"schema": SCHEMA, "id": self.run.id, "short": self.run.short, "path": str(self.run.path)}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {**identity, **plain, "status": self.status.value, "reason": self.reason.value}
+
+
+#: What ended.json holds of the progress, under the same names as RunState.
+RESULTS: Final = (
+    "steps", "total_steps", "epoch", "epochs", "loss_first", "loss_last", "loss_average", "validation",
+    "steps_per_second", "samples", "rss", "vram",
+)  # fmt: skip
+
+
+def results(progress: Progress) -> dict[str, Any]:
+    """The part of a progress that ended.json keeps, so that a list of runs need not read progress files."""
+    return {name: getattr(progress, name) for name in RESULTS}
+
+
+def state(run: Run) -> RunState:
+    """Where a run stands now, from its facts, its progress and whether anything of it lives. Never raises for damage."""
+    attempt = run.last_attempt
+    records = {
+        "request.json": read_record(run.request),
+        "started.json": read_record(attempt.started),
+        "ended.json": read_record(attempt.ended),
+    }
+    problems = tuple(f"{name}: {value['damaged']}" for name, value in records.items() if value and "damaged" in value)
+    problems += tuple(
+        f"{name}: written by a newer lorakit (schema {value['schema']})"
+        for name, value in records.items()
+        if value and isinstance(value.get("schema"), int) and value["schema"] > SCHEMA
+    )
+    request, started, ended = (
+        None if value is None or "damaged" in value else value for value in records.values()
+    )
+    if records["request.json"] is None:
+        problems += ("request.json: missing",)
+    common: dict[str, Any] = {
+        "run": run,
+        "attempt": attempt.number,
+        "name": str((request or {}).get("name") or run.name),
+        "created": _number((request or {}).get("time")),
+        "started": _number((started or {}).get("time")),
+        "sealed": run.manifest(attempt.number).is_file(),
+        "tags": _tags(run.tags),
+        "problems": problems,
+    }
+    if ended is not None:
+        return _ended(common, ended)
+    return _unended(common, attempt, started, broken=records["ended.json"] is not None)
+
+
+def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
+    try:
+        status, reason = Status(ended["status"]), Reason(ended.get("reason", ""))
+    except (KeyError, ValueError):
+        status, reason = Status.DAMAGED, Reason.RECORDS
+    if common["problems"] and status is Status.OK:
+        status, reason = Status.DAMAGED, Reason.RECORDS
+        common = {**common, "message": "; ".join(common["problems"])}
+    values = {name: ended.get(name) for name in RESULTS if ended.get(name) is not None}
+    checkpoints = ended.get("checkpoints")
+    tail = ended.get("log_tail")
+    return RunState(
+        **{"message": str(ended.get("message", "")), **common},
+        **values,
+        status=status,
+        reason=reason,
+        ended=_number(ended.get("time")),
+        seconds=_number(ended.get("seconds")),
+        checkpoints=len(checkpoints) if isinstance(checkpoints, list) else 0,
+        log_tail=tuple(str(line) for line in tail) if isinstance(tail, list) else (),
+    )
+
+
+def _unended(common: dict[str, Any], attempt: Attempt, started: Mapping[str, Any] | None, *, broken: bool) -> RunState:
+    """No readable ended.json: the run goes on, or was cut short."""
+    progress = read_progress(attempt.progress)
+    values = results(progress)
+    values["phase"] = progress.phase
+    values["checkpoints"] = sum(saved.kind != "state" for saved in progress.saved)
+    status, reason, message = _life(common, attempt, started, broken=broken)
+    if common["started"] is not None and status is Status.RUNNING:
+        values["seconds"] = max(0.0, time.time() - common["started"])
+    if status is Status.INTERRUPTED and values["steps"]:
+        of = f" of {progress.total_steps}" if progress.total_steps else ""
+        message = f"{message} at step {progress.steps}{of}"
+    return RunState(**common, **values, status=status, reason=reason, message=message)
+
+
+def _life(
+    common: Mapping[str, Any], attempt: Attempt, started: Mapping[str, Any] | None, *, broken: bool
+) -> tuple[Status, Reason, str]:
+    keeper = ProcessId.from_json((started or {}).get("keeper"))
+    if broken:
+        return Status.DAMAGED, Reason.RECORDS, "ended.json cannot be read"
+    if is_locked(attempt.alive) or (keeper is not None and keeper.is_alive()):
+        return Status.RUNNING, Reason.NONE, "" if started else "starting"
+    if keeper is not None and keeper.host != this_host():
+        return Status.UNKNOWN, Reason.OTHER_HOST, f"it was started on {keeper.host}; only that machine can tell"
+    if started is not None:
+        return Status.INTERRUPTED, Reason.KEEPER_LOST, "interrupted: its keeper died (killed, or the machine went down)"
+    if any("started.json" in problem for problem in common["problems"]):
+        return Status.DAMAGED, Reason.RECORDS, "started.json cannot be read"
+    if common["problems"]:
+        return Status.DAMAGED, Reason.RECORDS, "; ".join(common["problems"])
+    created = common["created"]
+    if created is not None and abs(time.time() - created) < BIRTH_GRACE:
+        return Status.PREPARED, Reason.NONE, "about to start"
+    return Status.INTERRUPTED, Reason.NEVER_STARTED, "it was prepared and never started"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _tags(path: Path) -> tuple[str, ...]:
+    """The user's tags: ``{"tags": […]}`` or a plain list; anything else is no tags."""
+    record = read_record(path)
+    tags = record.get("tags") if record else None
+    return tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
+
+
+def started_record(run: Run, attempt: Attempt, **facts: Any) -> dict[str, Any]:
+    """The content of started.json: which attempt, when, and who keeps it."""
+    keeper = asdict(ProcessId.current())
+    return {"schema": SCHEMA, "run": run.id, "attempt": attempt.number, "time": time.time(), "keeper": keeper, **facts}

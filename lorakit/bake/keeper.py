@@ -1,0 +1,262 @@
+"""The process that keeps one run: starts its training, watches it, records how it ended, seals it.
+
+``python -m lorakit.bake.keeper RUN_DIR ATTEMPT``. It has a session of its own and survives the terminal and the command that
+started it; when it is killed, the training dies with it. Light imports only: it must start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lorakit.archive.diagnose_log import Evidence, Reason, Status, Verdict, diagnose, log_tail
+from lorakit.archive.progress import Progress, progress_from_log, read_progress
+from lorakit.archive.records import results, started_record
+from lorakit.archive.reserve import Reserve
+from lorakit.archive.run import SCHEMA, Attempt, Run
+from lorakit.archive.seal import seal
+from lorakit.archive.tensors import weights_fault
+from lorakit.atomic import dump_json, write_once
+from lorakit.errors import LorakitError
+from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
+from lorakit.launch.processes import ProcessId, hold_lock
+from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
+
+#: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
+_READ_LINES, _KEPT_LINES = 400, 20
+#: What the trainer adds to a state folder's name.
+_STATE_MARK = "-state"
+
+
+def main() -> None:
+    """Fork into the background, tell the caller by exit code 0 that the run has started, keep it to its end."""
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m lorakit.bake.keeper RUN_DIR ATTEMPT")
+    run = Run(Path(sys.argv[1]))
+    attempt = run.attempt(int(sys.argv[2]))
+    ours, theirs = os.pipe()
+    if os.fork():  # the caller waits for this process only until the run has started
+        os.close(theirs)
+        os._exit(0 if os.read(ours, 1) == b"1" else 1)
+    os.close(ours)
+    try:
+        keep(run, attempt, started=theirs)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def keep(run: Run, attempt: Attempt, *, started: int) -> None:
+    """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
+    wishes = _Wishes(attempt)
+    hold_lock(attempt.alive)
+    command = json.loads(run.command_json.read_bytes())
+    launch, facts = _launch(run, attempt, command)
+    reserve = Reserve.keep(attempt.ended)
+    try:
+        write_once(attempt.started, dump_json(started_record(run, attempt, **facts)))
+    except FileExistsError:
+        reserve.path.unlink()
+        sys.exit(f"{attempt.path} was started before")
+    os.write(started, b"1")
+    os.close(started)
+    began = time.monotonic()
+    kills = _oom_kills()
+    fault: Exception | None = None
+    outcome = None
+    try:
+        outcome = supervise(launch, stop_level=wishes.level, on_started=lambda who: _record_launcher(attempt, who))
+    except (LorakitError, OSError) as error:  # recorded below: a run that could not start still ends with a reason
+        traceback.print_exc()
+        fault = error
+    settle(run)
+    record = _end(run, attempt, command, outcome, fault, wishes.level(), _oom_kills() - kills)
+    record["seconds"] = round(time.monotonic() - began, 3)
+    _write_end(reserve, record)
+    seal(run, attempt.number)
+
+
+class _Wishes:
+    """What the user wants, from stop files and from signals to this process."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._level = StopLevel.NONE
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)  # the machine goes down, or somebody means this run
+
+    def _terminate(self, number: int, frame: object) -> None:
+        del number, frame
+        self._level = StopLevel.TERMINATE
+
+    def level(self) -> int:
+        """The highest level asked for so far."""
+        for level in (StopLevel.KILL, StopLevel.TERMINATE, StopLevel.GRACEFUL):
+            if level > self._level and self._attempt.stop(level).exists():
+                self._level = level
+        return self._level
+
+
+def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch, dict[str, Any]]:
+    """The launch line with the shim in it, and what started.json says about it."""
+    shape = command["shape"]
+    port = shape["port"]
+    another = free_port() if port is not None and not port_is_free(port) else None
+    argv = launch_argv(
+        command["trainer"]["python"],
+        run.accelerate,
+        [*command["trainer"]["program"], *command["arguments"]],
+        threads=shape["threads"],
+        shim=SHIM,
+        port=another,
+    )
+    cookie = f"{run.id}:{attempt.number}:{secrets.token_hex(8)}"
+    env, changes = training_env(
+        os.environ,
+        folder=attempt.path,
+        cookie=cookie,
+        keeper=os.getpid(),
+        cpu=shape["cpu"],
+        gpu_ids=shape["gpu_ids"],
+    )
+    facts = {"cookie": cookie, "argv": list(argv), "environment": changes}
+    return Launch(argv, env, attempt.path, cookie), facts
+
+
+def _record_launcher(attempt: Attempt, who: ProcessId) -> None:
+    attempt.ranks.mkdir(exist_ok=True)
+    write_once(attempt.path / "launcher.json", dump_json({"schema": SCHEMA, **who.to_json()}))
+
+
+def settle(run: Run) -> None:
+    """Bring what the trainer wrote to its place: training states move from weights/ to state/.
+
+    Samples are there already: weights/sample is a link to samples/.
+    """
+    run.state.mkdir(exist_ok=True)
+    for path in sorted(run.weights.iterdir()) if run.weights.is_dir() else ():
+        target = run.state / path.name
+        if path.is_dir() and not path.is_symlink() and path.name.endswith(_STATE_MARK) and not target.exists():
+            path.rename(target)
+
+
+def _end(
+    run: Run,
+    attempt: Attempt,
+    command: dict[str, Any],
+    outcome: Outcome | None,
+    fault: Exception | None,
+    level: int,
+    oom_kills: int,
+) -> dict[str, Any]:
+    """The content of ended.json."""
+    progress = read_progress(attempt.progress)
+    log = log_tail(attempt.log, _READ_LINES)
+    if not progress.steps:
+        told = progress_from_log("\n".join(log))
+        progress = dataclasses.replace(
+            progress,
+            steps=told.steps,
+            total_steps=progress.total_steps or told.total_steps,
+            loss_average=told.loss_average,
+            nonfinite=told.nonfinite,
+        )
+    if outcome is None:
+        verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}")
+    else:
+        verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), oom_kills))
+    return {
+        "schema": SCHEMA,
+        "run": run.id,
+        "attempt": attempt.number,
+        "time": time.time(),
+        "status": verdict.status.value,
+        "reason": verdict.reason.value,
+        "message": verdict.message,
+        **results(progress),
+        "stop_level": outcome.stop_level if outcome else level,
+        "launcher": outcome.launcher if outcome else None,
+        "ranks": [rank.to_json() for rank in outcome.ranks] if outcome else [],
+        "unreported": list(outcome.unreported) if outcome else [],
+        "survivors": list(outcome.survivors) if outcome else [],
+        "checkpoints": _checkpoints(run),
+        "warnings": list(progress.warnings[:20]),
+        "log_tail": list(log[-_KEPT_LINES:]),
+    }
+
+
+def _describe(fault: Exception | None) -> str:
+    if isinstance(fault, LorakitError):
+        return f"{fault.what} ({fault.why})" if fault.why else fault.what
+    return str(fault)
+
+
+def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result: str, oom_kills: int) -> Evidence:
+    failure = outcome.first_failure
+    return Evidence(
+        started=bool(outcome.ranks or outcome.unreported),
+        rank=failure.rank if failure else 0,
+        code=failure.code if failure else 0,
+        signal=failure.signal if failure else None,
+        unreported=outcome.unreported,
+        oom_kills=oom_kills,
+        launcher=outcome.launcher,
+        stop_level=outcome.stop_level,
+        end_reason=progress.end_reason,
+        end_message=progress.end_message,
+        nonfinite=progress.nonfinite,
+        steps=progress.steps,
+        total_steps=progress.total_steps,
+        result=result,
+        log=log,
+    )
+
+
+def _result(run: Run, command: dict[str, Any]) -> str:
+    path = run.path / command["result"]
+    if not path.is_file():
+        return "missing"
+    return "torn" if weights_fault(path) else "whole"
+
+
+def _checkpoints(run: Run) -> list[dict[str, Any]]:
+    """Every weights file with its size and, when it is not whole, its fault."""
+    found = []
+    for path in sorted(run.weights.glob("*")):
+        if path.suffix in {".safetensors", ".ckpt", ".pt"} and path.is_file():
+            entry: dict[str, Any] = {"path": f"weights/{path.name}", "bytes": path.stat().st_size}
+            if fault := weights_fault(path):
+                entry["fault"] = fault
+            found.append(entry)
+    return found
+
+
+def _write_end(reserve: Reserve, record: dict[str, Any]) -> None:
+    data = dump_json(record)
+    if len(data) > reserve.size:  # more than was kept free: the log is the part that can be read elsewhere
+        data = dump_json({**record, "log_tail": [], "warnings": []})
+    reserve.write_once(data)
+
+
+def _oom_kills() -> int:
+    """How often this machine's kernel has killed a process for want of memory."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+if __name__ == "__main__":
+    main()
