@@ -121,7 +121,7 @@ class Dataset(Table):
     caption_tag_dropout_rate: Share = flag("--caption_tag_dropout_rate", 0.0, "share of tags left out")
     token_warmup_min: Count = flag("--token_warmup_min", 1, "tags at the start when tags are phased in")
     token_warmup_step: NonNegative = flag(
-        "--token_warmup_step", 0, "steps (or ratio of the run) until all tags are in; 0 is off"
+        "--token_warmup_step", 0.0, "steps (or ratio of the run) until all tags are in; 0 is off"
     )
     max_token_length: Literal[75, 150, 225] = flag(
         "--max_token_length", 75, "tokens of a caption that are read, in chunks of 75"
@@ -168,7 +168,9 @@ class Network(Table):
 
     module: Word = flag("--network_module", "networks.lora", "the trainer's module that builds it")
     dim: Positive = flag("--network_dim", 16, "rank")
-    alpha: NetworkAlpha = flag("--network_alpha", Alpha(divisor=1), 'scale is alpha / dim: a number, "dim" or "dim/2"')
+    alpha: NetworkAlpha = flag(
+        "--network_alpha", Alpha(divisor=1.0), 'scale is alpha / dim: a number, "dim" or "dim/2"'
+    )
     dropout: Share | None = flag("--network_dropout", None, "dropout on the low-rank activations")
     rank_dropout: Share | None = flag(None, None, "share of ranks dropped at a step")
     module_dropout: Share | None = flag(None, None, "share of modules skipped at a step")
