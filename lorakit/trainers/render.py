@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
 from lorakit.errors import RuleError
 from lorakit.plan import naming
 from lorakit.preset.models import Preset, field_flag
+from lorakit.preset.rules import TrainerKind
 from lorakit.preset.units import Warmup, format_number, format_rate
 from lorakit.trainers.catalogue import int_or_float
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment", "shell_line", "warmup_text"]
 
-TrainerKind = Literal["sd-scripts", "builtin"]
 #: A flag and its values, as they stand in the command.
 Option = tuple[str, ...]
 
