@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lorakit.errors import TrainerError
-from lorakit.trainers.builtin.acceptance import ADAPTIVE, BITSANDBYTES
+from lorakit.trainers.builtin_support import ADAPTIVE, BITSANDBYTES
 from lorakit.trainers.builtin.options import NetworkOptions, OptimOptions
 
 __all__ = [

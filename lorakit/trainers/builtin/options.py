@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from lorakit.dataset.blueprint import DatasetDefaults
 from lorakit.errors import TrainerError
-from lorakit.trainers.builtin import acceptance
+from lorakit.trainers import builtin_support as acceptance
 from lorakit.trainers.catalogue import Catalogue
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which of the trainer's arguments the built-in trainer refuses, and which it takes knowing that they change nothing."""
+"""Which of the trainer's arguments the built-in trainer refuses, and which it takes knowing that they change nothing. Needs no torch."""
 
 from __future__ import annotations
 
