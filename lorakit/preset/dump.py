@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.preset.schema import TABLES, is_open
@@ -56,6 +57,8 @@ def spell(value: Any, path: KeyPath = ()) -> str:
             if not value
             else "{ " + ", ".join(f"{dotted((key,))} = {spell(item)}" for key, item in value.items()) + " }"
         )
+    if isinstance(value, Path):
+        value = str(value)
     # JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is and TOML refuses.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -15,7 +15,7 @@ from lorakit.preset.layers import Layer, merge, override_layer
 from lorakit.preset.messages import BAD_EXTENDS, BAD_SET, MISSING, UNKNOWN_KEY, gaps, layer_problems
 from lorakit.preset.models import Preset
 from lorakit.preset.provenance import Provenance
-from lorakit.preset.schema import TABLES, field_at, fields, is_open
+from lorakit.preset.schema import exists, fields
 from lorakit.preset.source import Source, display, parse_source, read_source, similar
 from lorakit.preset.suggest import meant
 from lorakit.preset.toml_lines import dotted
@@ -96,17 +96,13 @@ def _override_layers(overrides: Sequence[str], problems: list[Problem]) -> Itera
 
 
 def _check(layer: Layer) -> Iterator[Problem]:
-    if layer.unset and not _exists(layer.unset):
+    if layer.unset and not exists(layer.unset):
         key = dotted(layer.unset)
         yield Problem(f"there is no key {key}", "", meant(layer.unset), key, layer.where(layer.unset), UNKNOWN_KEY)
     try:
         Preset.model_validate(layer.data)
     except ValidationError as error:
         yield from layer_problems(error, layer)
-
-
-def _exists(path: tuple[str, ...]) -> bool:
-    return field_at(path) is not None or (path[:1] == path and path[0] in TABLES) or is_open(path[:-1])
 
 
 def _chain(source: Source, problems: list[Problem]) -> list[Source]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lorakit.preset.toml_lines import KeyPath
 
-__all__ = ["EXCLUSIVE", "TABLES", "field_at", "fields", "is_open", "model_at"]
+__all__ = ["EXCLUSIVE", "TABLES", "exists", "field_at", "fields", "is_open", "model_at"]
 
 #: The tables with keys of their own, by name; ``[extra]`` is open and not among them.
 TABLES: dict[str, type[BaseModel]] = {
@@ -53,6 +53,11 @@ _FIELDS = dict(fields())
 def field_at(path: KeyPath) -> FieldInfo | None:
     """The field at a key path, or None; a key inside an open table (``optim.args.weight_decay``) has no field."""
     return _FIELDS.get(path)
+
+
+def exists(path: KeyPath) -> bool:
+    """Whether a key, a table, or an argument in an open table can stand at this path."""
+    return field_at(path) is not None or (len(path) == 1 and path[0] in TABLES) or is_open(path[:-1])
 
 
 def is_open(path: KeyPath) -> bool:
