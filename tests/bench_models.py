@@ -16,8 +16,12 @@ from pathlib import Path
 def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="lorakit-bench-"))
     owner = os.getpid()
-    # forked workers of a test inherit this hook; only the process that made the folder may remove it
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a process forked by a test inherits this hook
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     return folder
 
 

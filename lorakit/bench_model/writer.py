@@ -55,7 +55,7 @@ def write_checkpoint(
             done = file.write(header)
             for name, shape in shapes.items():
                 tensor = make_tensor(name, shape, seed=seed).to(kind)
-                done += file.write(tensor.flatten().view(torch.uint8).numpy())
+                done += file.write(tensor.flatten().view(torch.uint8).numpy().data)
                 if progress:
                     progress(done, total)
     except OSError as error:
