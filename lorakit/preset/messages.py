@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BAD_EXTENDS", "BAD_SET", "BAD_VALUE", "EXCLUSIVE_KEYS", "MISSING", "UNKNOWN_KEY", "gaps", "layer_problems"]
 
-BAD_VALUE, UNKNOWN_KEY, MISSING, EXCLUSIVE_KEYS, BAD_EXTENDS, BAD_SET = (f"LK10{n}" for n in range(1, 7))
+# Codes of problems of reading; those of values that do not fit together (LK001 …) stand with the rules.
+BAD_VALUE = "LK901"
+UNKNOWN_KEY = "LK902"
+MISSING = "LK903"
+EXCLUSIVE_KEYS = "LK904"
+BAD_EXTENDS = "LK905"
+BAD_SET = "LK906"
 
 _ABSENT = {"missing", "incomplete"}
 

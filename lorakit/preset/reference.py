@@ -72,13 +72,13 @@ derived (a drawn seed). `lorakit plan PRESET --why` prints them, and a run folde
 
 | code | problem |
 |---|---|
-| LK101 | a value that its key does not take |
-| LK102 | a key or table that does not exist |
-| LK103 | something that must be said and is not |
-| LK104 | two keys that rule each other out, in one file |
-| LK105 | a parent that is missing or leads in a circle |
-| LK106 | a `--set` that is not KEY=VALUE |
-| LK107 | a file that cannot be read, or is not TOML |
+| LK901 | a value that its key does not take |
+| LK902 | a key or table that does not exist |
+| LK903 | something that must be said and is not |
+| LK904 | two keys that rule each other out, in one file |
+| LK905 | a parent that is missing or leads in a circle |
+| LK906 | a `--set` that is not KEY=VALUE |
+| LK907 | a file that cannot be read, or is not TOML |
 
 Problems of values that do not fit together have the other codes; `lorakit check PRESET` finds them.
 """

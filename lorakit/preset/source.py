@@ -22,7 +22,7 @@ __all__ = ["MAX_BYTES", "Source", "display", "parse_source", "read_source", "sim
 #: No preset comes near this; a checkpoint given by mistake passes it by far.
 MAX_BYTES = 1_000_000
 
-UNREADABLE = "LK107"
+UNREADABLE = "LK907"
 
 
 @dataclass(frozen=True)
