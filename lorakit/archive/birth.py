@@ -31,7 +31,11 @@ _SPELLED: Final = MappingProxyType({"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae"
 def slug(name: str) -> str:
     """A name as a safe part of a folder's name: ASCII letters, digits, ``-`` and ``.`` inside, at most 40 characters."""
     plain = unicodedata.normalize("NFKD", "".join(_SPELLED.get(letter, letter) for letter in name))
-    kept = (letter if letter.isascii() and (letter.isalnum() or letter in "-.") else "-" for letter in plain if not unicodedata.combining(letter))
+    kept = (
+        letter if letter.isascii() and (letter.isalnum() or letter in "-.") else "-"
+        for letter in plain
+        if not unicodedata.combining(letter)
+    )
     words = "".join(kept)
     while "--" in words:
         words = words.replace("--", "-")
@@ -97,7 +101,9 @@ def _claim(runs_dir: Path, name: str, now: float) -> tuple[Run, Path]:
             staging.mkdir()
         except FileExistsError:
             if not runs_dir.is_dir():
-                raise DiskError(f"{runs_dir} is not a folder", todo="move it away, or choose another workspace") from None
+                raise DiskError(
+                    f"{runs_dir} is not a folder", todo="move it away, or choose another workspace"
+                ) from None
             continue
         except OSError as error:
             raise _disk_error(runs_dir, error) from error

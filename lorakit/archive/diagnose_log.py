@@ -111,7 +111,9 @@ def diagnose(evidence: Evidence) -> Verdict:
         return _without_result(evidence)
     if evidence.launcher != 0:
         return Verdict(
-            Status.OK, Reason.OK, f"{_steps(evidence)} (accelerate itself ended with {_how(evidence.launcher)} afterwards)"
+            Status.OK,
+            Reason.OK,
+            f"{_steps(evidence)} (accelerate itself ended with {_how(evidence.launcher)} afterwards)",
         )
     return Verdict(Status.OK, Reason.OK, _steps(evidence))
 
@@ -120,7 +122,12 @@ def _stopped(evidence: Evidence) -> Verdict:
     kept = "what was trained is saved" if evidence.result == "whole" else "nothing was saved at the end"
     ways = {0: "stopped", 1: "stopped", 2: "terminated", 3: "killed"}
     message = f"{ways[min(3, evidence.stop_level)]} by the user at {_steps(evidence)}; {kept}"
-    if evidence.end_reason in {None, "ok"} and evidence.code == 0 and evidence.result == "whole" and _complete(evidence):
+    if (
+        evidence.end_reason in {None, "ok"}
+        and evidence.code == 0
+        and evidence.result == "whole"
+        and _complete(evidence)
+    ):
         return Verdict(Status.OK, Reason.OK, _steps(evidence))
     if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
@@ -135,11 +142,15 @@ def _complete(evidence: Evidence) -> bool:
 def _without_result(evidence: Evidence) -> Verdict:
     text = "\n".join(evidence.log)
     if "No data found" in text:
-        return Verdict(Status.FAILED, Reason.NO_DATA, "the trainer found no images to train on (it ended with exit code 0)")
+        return Verdict(
+            Status.FAILED, Reason.NO_DATA, "the trainer found no images to train on (it ended with exit code 0)"
+        )
     if evidence.result == "torn":
         return Verdict(Status.FAILED, Reason.TORN_RESULT, "the final LoRA file is incomplete")
     return Verdict(
-        Status.FAILED, Reason.NO_RESULT, _with_log("the trainer ended with exit code 0 but wrote no final LoRA file", evidence.log)
+        Status.FAILED,
+        Reason.NO_RESULT,
+        _with_log("the trainer ended with exit code 0 but wrote no final LoRA file", evidence.log),
     )
 
 
@@ -242,12 +253,17 @@ _CAUSES: Final = (
 )  # fmt: skip
 
 #: What accelerate and torch say about a failed child: never the cause.
-_WRAPPERS: Final = ("subprocess.CalledProcessError", "torch.distributed.elastic.multiprocessing.errors.ChildFailedError")
+_WRAPPERS: Final = (
+    "subprocess.CalledProcessError",
+    "torch.distributed.elastic.multiprocessing.errors.ChildFailedError",
+)
 
 
 def last_exception(lines: Iterable[str]) -> str | None:
     """The last line of the last Python traceback that is not a launcher reporting its child's end."""
-    pattern = re.compile(r"(?:\[rank\d+\]: ?)?((?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning|Failed|Stopped))(?:: (.*))?")
+    pattern = re.compile(
+        r"(?:\[rank\d+\]: ?)?((?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning|Failed|Stopped))(?:: (.*))?"
+    )
     found = None
     inside = False
     for line in lines:
@@ -279,7 +295,7 @@ def _steps(evidence: Evidence) -> str:
 
 
 def log_tail(path: Path, lines: int = 40) -> tuple[str, ...]:
-    """The last lines of a log as a terminal would show them: what ``\\r`` overwrote is left out; reads at most 64 KiB."""
+    """The last lines of a log as a terminal would show them: what a carriage return overwrote is left out; reads at most 64 KiB."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -165,11 +165,13 @@ _BAR: Final = re.compile(r"steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[[^\]]*?(?:av
 
 def progress_from_log(text: str) -> Progress:
     """What can be told from the log of a trainer that does not speak the protocol: steps, total, average loss."""
-    last = None
-    loss = None
+    last: re.Match[str] | None = None
+    loss: str | None = None
     for last in _BAR.finditer(text):
         loss = last.group(3) or loss
     if last is None:
         return Progress()
-    average = None if loss in {None, "nan"} else float(loss or 0)
-    return Progress(steps=int(last.group(1)), total_steps=int(last.group(2)), loss_average=average, nonfinite=int(loss == "nan"))
+    average = None if loss is None or loss == "nan" else float(loss)
+    return Progress(
+        steps=int(last.group(1)), total_steps=int(last.group(2)), loss_average=average, nonfinite=int(loss == "nan")
+    )

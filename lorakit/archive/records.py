@@ -96,9 +96,7 @@ def state(run: Run) -> RunState:
         for name, value in records.items()
         if value and isinstance(value.get("schema"), int) and value["schema"] > SCHEMA
     )
-    request, started, ended = (
-        None if value is None or "damaged" in value else value for value in records.values()
-    )
+    request, started, ended = (None if value is None or "damaged" in value else value for value in records.values())
     if records["request.json"] is None:
         problems += ("request.json: missing",)
     common: dict[str, Any] = {
@@ -124,7 +122,7 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
     if common["problems"] and status is Status.OK:
         status, reason = Status.DAMAGED, Reason.RECORDS
         common = {**common, "message": "; ".join(common["problems"])}
-    values = {name: ended.get(name) for name in RESULTS if ended.get(name) is not None}
+    values: dict[str, Any] = {name: ended[name] for name in RESULTS if ended.get(name) is not None}
     checkpoints = ended.get("checkpoints")
     tail = ended.get("log_tail")
     return RunState(
@@ -142,7 +140,7 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
 def _unended(common: dict[str, Any], attempt: Attempt, started: Mapping[str, Any] | None, *, broken: bool) -> RunState:
     """No readable ended.json: the run goes on, or was cut short."""
     progress = read_progress(attempt.progress)
-    values = results(progress)
+    values: dict[str, Any] = results(progress)
     values["phase"] = progress.phase
     values["checkpoints"] = sum(saved.kind != "state" for saved in progress.saved)
     status, reason, message = _life(common, attempt, started, broken=broken)

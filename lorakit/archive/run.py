@@ -146,7 +146,7 @@ class Run:
 
     @property
     def accelerate(self) -> Path:
-        """accelerate's config file."""
+        """The launch configuration."""
         return self.path / "accelerate.yaml"
 
     @property
@@ -291,7 +291,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         return {"damaged": error.strerror or str(error)}
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
         return {"damaged": f"not JSON: {error}"}
     return value if isinstance(value, dict) else {"damaged": "not a JSON object"}

@@ -79,7 +79,9 @@ def seal(run: Run, number: int) -> Path:
     try:
         write_once(target, dump_json(record))
     except FileExistsError as error:
-        raise ArchiveError(f"{run.id} is sealed already", why=f"{target.name} exists and is never written again") from error
+        raise ArchiveError(
+            f"{run.id} is sealed already", why=f"{target.name} exists and is never written again"
+        ) from error
     return target
 
 
@@ -91,7 +93,9 @@ def verify(run: Run) -> tuple[Difference, ...]:
     seals = manifests(run)
     if not seals:
         raise ArchiveError(
-            f"{run.id} is not sealed", why="its bake has not ended, or was cut short", todo=f"lorakit show {run.short} says which"
+            f"{run.id} is not sealed",
+            why="its bake has not ended, or was cut short",
+            todo=f"lorakit show {run.short} says which",
         )
     found: list[Difference] = []
     expected: dict[str, Any] = {}
@@ -101,7 +105,11 @@ def verify(run: Run) -> tuple[Difference, ...]:
             found.append(Difference(path.name, "manifest", (record or {}).get("damaged", "holds no files")))
             continue
         if index and (record.get("previous") or {}).get("sha256") != hash_file(seals[index - 1]).sha256:
-            found.append(Difference(seals[index - 1].name, "changed", f"{path.name} was written after another {seals[index - 1].name}"))
+            found.append(
+                Difference(
+                    seals[index - 1].name, "changed", f"{path.name} was written after another {seals[index - 1].name}"
+                )
+            )
         expected.update(_files(record))
     present = {path.relative_to(run.path).as_posix(): path for path in sealed_files(run)}
     found += [Difference(name, "missing") for name in expected if name not in present]

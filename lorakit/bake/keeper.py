@@ -50,8 +50,9 @@ def main() -> None:
     os.close(ours)
     try:
         keep(run, attempt, started=theirs)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (the last frame of this process: keeper.log is all that can be told)
         traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)
     os._exit(0)
 
@@ -80,7 +81,9 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
         traceback.print_exc()
         fault = error
     settle(run)
-    record = _end(run, attempt, command, outcome, fault, wishes.level(), _oom_kills() - kills)
+    record = _end(
+        run, attempt, command, outcome=outcome, fault=fault, level=wishes.level(), oom_kills=_oom_kills() - kills
+    )
     record["seconds"] = round(time.monotonic() - began, 3)
     _write_end(reserve, record)
     seal(run, attempt.number)
@@ -155,6 +158,7 @@ def _end(
     run: Run,
     attempt: Attempt,
     command: dict[str, Any],
+    *,
     outcome: Outcome | None,
     fault: Exception | None,
     level: int,

@@ -54,7 +54,9 @@ class LaunchShape:
             raise UsageError("several processes need a port to meet at", todo="give LaunchShape a free port")
         if self.port is not None and not 0 < self.port < 65536:
             raise UsageError(
-                f"port {self.port} cannot be used", why="port 0 makes older accelerate versions hang", todo="pick a real one"
+                f"port {self.port} cannot be used",
+                why="port 0 makes older accelerate versions hang",
+                todo="pick a real one",
             )
         if self.processes > 1 and not self.cpu and self.gpu_ids != "all" and "," not in self.gpu_ids:
             raise UsageError(
@@ -64,7 +66,7 @@ class LaunchShape:
 
     @property
     def distributed_type(self) -> str:
-        """accelerate's word; several CPU processes go through the same launcher as several GPUs, with use_cpu."""
+        """The launcher's word for it; several CPU processes go through the same launcher as several GPUs, with use_cpu."""
         return "MULTI_GPU" if self.processes > 1 else "NO"
 
 

@@ -58,7 +58,8 @@ def gpus() -> tuple[Gpu, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     text = run_briefly(
-        ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader,nounits"], seconds=10
+        ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader,nounits"],
+        seconds=10,
     )
     found = []
     for line in (text or "").splitlines():

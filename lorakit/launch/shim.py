@@ -82,7 +82,7 @@ def run(program: list[str], shim: int, lock: int | None, mask: set[signal.Signal
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execv(sys.executable, [sys.executable, *program])
+        os.execv(sys.executable, [sys.executable, *program])  # noqa: S606 (an argument list, not a shell)
     except OSError as error:
         print(f"{sys.executable} cannot be started: {error}", file=sys.stderr, flush=True)
     finally:

@@ -305,7 +305,14 @@ def run_briefly(argv: Sequence[str], *, seconds: float, cwd: Path | None = None)
     """The standard output of a short helper program; None when it is missing, fails, or takes too long."""
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", timeout=seconds, check=True, cwd=cwd, stdin=subprocess.DEVNULL
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=True,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,0 +1,104 @@
+"""A trainer of a few lines that speaks the run protocol and dies in whatever way it is told (a program, run by tests).
+
+``small_trainer.py --output_dir D --output_name N [--steps S] [--seconds T] [--fault F]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lorakit import protocol
+
+
+def main() -> None:
+    asked = parse()
+    rank = int(os.environ.get("RANK", "0"))
+    writer = protocol.Writer.from_env() if rank == 0 else protocol.Writer(None)
+    print(f"small trainer, rank {rank}, threads {os.environ.get('OMP_NUM_THREADS')}")
+    print(f"warning on stderr {rank}", file=sys.stderr)
+    if asked.fault == "ignore-term":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if asked.fault == "child":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    if asked.fault == "no-data":
+        print("No data found. Please verify arguments (train_data_dir must be the parent of folders with images)")
+        return
+    writer.write(
+        "start", total_steps=asked.steps, epochs=1, batches_per_epoch=asked.steps, first_step=0, trainer="small"
+    )
+    reason = "ok"
+    done = 0
+    for step in range(1, asked.steps + 1):
+        time.sleep(asked.seconds)
+        loss = float("nan") if asked.fault == "nan" and step >= 2 else 1.0 / step
+        writer.write("step", step=step, epoch=1, loss=loss, lr={"unet": 1e-4}, seconds=asked.seconds, rss=1 << 20)
+        done = step
+        if step == 2:
+            fail(asked.fault, rank)
+        if protocol.stop_requested():
+            reason = "stopped"
+            break
+    if rank == 0 and asked.fault != "no-result":
+        path = asked.output_dir / f"{asked.output_name}.safetensors"
+        save(path, torn=asked.fault == "torn")
+        writer.write("save", step=done, epoch=1, path=str(path), bytes=path.stat().st_size, kind="final")
+        (asked.output_dir / "sample").mkdir(exist_ok=True)
+        (asked.output_dir / "sample" / "one.png").write_bytes(b"png")
+        state = asked.output_dir / f"{asked.output_name}-state"
+        state.mkdir(exist_ok=True)
+        (state / "train_state.json").write_text(json.dumps({"current_step": done}))
+    writer.write("end", reason=reason, steps=done, message="")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_name", required=True)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=0.01)
+    parser.add_argument("--fault", default="")
+    parser.add_argument("--only_rank", type=int, default=-1)
+    return parser.parse_args()
+
+
+def fail(fault: str, rank: int) -> None:
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == "rank1-exit" and rank == 1:
+        sys.exit(7)
+    if fault == "rank1-kill" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "exit3":
+        sys.exit(3)
+    if fault == "exception":
+        raise ValueError("the shapes do not match")
+    if fault == "cuda":
+        raise RuntimeError(
+            "CUDA out of memory. Tried to allocate 1.10 GiB. GPU 0 has a total capacity of 23.65 GiB of which 312.50 MiB is free. "
+            "Process 123 has 23.30 GiB memory in use."
+        )
+    if fault == "missing":
+        open("/nowhere/at/all.txt")
+    if fault == "full":
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+
+
+def save(path: Path, *, torn: bool) -> None:
+    header = json.dumps({"lora": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    data = struct.pack("<Q", len(header)) + header + b"\0" * (9 if torn else 16)
+    path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
