@@ -130,7 +130,7 @@ def _refuse_unspeakable(preset: Preset, kind: TrainerKind) -> None:
         raise RuleError(
             "the preset has no seed yet",
             why="a command without one would train differently every time",
-            todo="set seed, or load the preset with load_preset, which draws one",
+            todo="set seed, or have with_seed draw one",
         )
     if preset.optim.unet_lr == 0 and rates.te1 == rates.te2 == 0:
         raise RuleError("nothing is trained: optim.unet_lr and optim.te_lr are both 0", todo="give one of them a rate")
@@ -324,7 +324,7 @@ _ONLY_WITH: Final[Mapping[str, Callable[[Preset], bool]]] = {
 
 
 def output_name(preset: Preset) -> str:
-    """The preset's name as a file name: letters and digits of any script, ``-``, ``_`` and ``.``; never empty."""
+    """The preset's name as a file name, see :func:`lorakit.plan.naming.output_name`."""
     return naming.output_name(preset.name)
 
 

@@ -6,15 +6,16 @@ from typing import Final
 
 from lorakit.preset.models import Preset
 from lorakit.preset.rules import dataset, loss, model, network, optim, run, trained
-from lorakit.preset.rules.rule import Finding, Level, Rule, Table, TrainerKind
+from lorakit.preset.rules.rule import Finding, Level, Rule, Table, TrainerKind, ordered
 
-__all__ = ["RULES", "TABLES", "Finding", "Level", "Rule", "Table", "TrainerKind", "check"]
+__all__ = ["RULES", "TABLES", "Finding", "Level", "Rule", "Table", "TrainerKind", "check", "ordered"]
 
-TABLES: Final = (model.TABLE, trained.TABLE, dataset.TABLE, optim.TABLE, loss.TABLE, network.TABLE, run.TABLE)
-RULES: Final[tuple[Rule, ...]] = tuple(rule for table in TABLES for rule in table.rules)
+TABLES: Final[tuple[Table[TrainerKind], ...]] = (
+    model.TABLE, trained.TABLE, dataset.TABLE, optim.TABLE, loss.TABLE, network.TABLE, run.TABLE,
+)  # fmt: skip
+RULES: Final[tuple[Rule[TrainerKind], ...]] = tuple(rule for table in TABLES for rule in table.rules)
 
 
-def _check(preset: Preset, kind: TrainerKind) -> tuple[Finding, ...]:
+def check(preset: Preset, kind: TrainerKind) -> tuple[Finding, ...]:
     """Everything that this preset breaks with this trainer, errors first, then by code. Pure: looks at no file."""
-    found = [finding for rule in RULES if (finding := rule.look(preset, kind)) is not None]
-    return tuple(sorted(found, key=lambda finding: (finding.level != "error", finding.code)))
+    return ordered(finding for table in TABLES for finding in table.look(preset, kind))

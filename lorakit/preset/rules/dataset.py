@@ -9,7 +9,7 @@ from lorakit.preset.models import Dataset, Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 from lorakit.preset.rules.trained import caches_latents
 
-TABLE: Final = Table("Dataset")
+TABLE: Final = Table[TrainerKind]("Dataset")
 
 
 def _sides(data: Dataset) -> tuple[int, int]:

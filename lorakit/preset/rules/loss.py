@@ -7,7 +7,7 @@ from typing import Final
 from lorakit.preset.models import Loss, Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
-TABLE: Final = Table("Noise and loss")
+TABLE: Final = Table[TrainerKind]("Noise and loss")
 
 
 def _set(loss: Loss, *names: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from lorakit.preset.models import Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
-TABLE: Final = Table("Base model, precision, memory")
+TABLE: Final = Table[TrainerKind]("Base model, precision, memory")
 _PICKLES: Final = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from lorakit.preset.models import Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
-TABLE: Final = Table("Network")
+TABLE: Final = Table[TrainerKind]("Network")
 
 _TYPED: Final = ("rank_dropout", "module_dropout", "conv_dim", "conv_alpha")
 _BLOCK_LISTS: Final = ("block_alphas", "conv_block_dims", "conv_block_alphas")

@@ -9,7 +9,7 @@ from lorakit.preset.models import Optim, Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 from lorakit.preset.units import Warmup, format_rate
 
-TABLE: Final = Table("Optimizer, rates, schedule")
+TABLE: Final = Table[TrainerKind]("Optimizer, rates, schedule")
 
 #: Names that the trainer knows itself, in any case.
 _BUILT_IN: Final = (

@@ -9,7 +9,7 @@ from typing import Final
 from lorakit.preset.models import Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
-TABLE: Final = Table("Samples, checkpoints, metadata, launch")
+TABLE: Final = Table[TrainerKind]("Samples, checkpoints, metadata, launch")
 
 
 def _samples(preset: Preset) -> bool:

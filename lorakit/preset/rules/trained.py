@@ -7,7 +7,7 @@ from typing import Final
 from lorakit.preset.models import Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
-TABLE: Final = Table("What is trained")
+TABLE: Final = Table[TrainerKind]("What is trained")
 
 
 def trains_te(preset: Preset) -> bool:
