@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.preset.schema import TABLES, is_open
+from lorakit.preset.source import printable
 from lorakit.preset.toml_lines import KeyPath, dotted
 from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, Warmup, format_rate
 
@@ -80,9 +81,5 @@ def _line(path: KeyPath, value: Any, provenance: Mapping[str, Provenance] | None
     if value is None:
         return f"# {key} ="
     origin = (provenance or {}).get(dotted(path))
-    comment = "" if origin is None or origin.kind == "default" else f"  # {_printable(str(origin))}"
+    comment = "" if origin is None or origin.kind == "default" else f"  # {printable(str(origin))}"
     return f"{key} = {spell(value, path)}{comment}"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

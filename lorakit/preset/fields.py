@@ -29,6 +29,7 @@ __all__ = [
     "Rate",
     "ScalarArgument",
     "Seed",
+    "Separator",
     "Share",
     "TeRates",
     "Text",
@@ -65,6 +66,12 @@ def _text(value: str) -> str:
 def _not_empty(value: str) -> str:
     if not value.strip():
         raise UnitError("an empty text says nothing", "leave the key out if nothing is meant")
+    return value
+
+
+def _separator(value: str) -> str:
+    if not value:
+        raise UnitError("an empty text separates nothing")
     return value
 
 
@@ -114,6 +121,7 @@ NetworkAlpha = Annotated[Alpha, *_unit(Alpha.parse), Words('a positive number, "
 Text = Annotated[str, AfterValidator(_text), Words("a text")]
 PathText = Annotated[str, AfterValidator(_text), AfterValidator(_not_empty), Words("a path")]
 Word = Annotated[str, AfterValidator(_text), AfterValidator(_not_empty), Words("a text that is not empty")]
+Separator = Annotated[str, AfterValidator(_text), AfterValidator(_separator), Words("a text of at least one character")]
 Name = Annotated[str, AfterValidator(_name), Words("a text of one line, without slashes")]
 
 Positive = Annotated[int, Field(ge=1, le=_MOST), Words("a whole number of at least 1")]

@@ -16,7 +16,7 @@ from lorakit.preset.messages import BAD_EXTENDS, BAD_SET, MISSING, UNKNOWN_KEY, 
 from lorakit.preset.models import Preset
 from lorakit.preset.provenance import Provenance
 from lorakit.preset.schema import exists, fields
-from lorakit.preset.source import Source, display, parse_source, read_source, similar
+from lorakit.preset.source import Source, display, parse_source, printable, read_source, similar
 from lorakit.preset.suggest import meant
 from lorakit.preset.toml_lines import dotted
 from lorakit.preset.units import UnitError, shown
@@ -61,9 +61,10 @@ def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> ResolvedP
 def _load(source: Source, overrides: Sequence[str]) -> ResolvedPreset:
     problems: list[Problem] = []
     files = _chain(source, problems)
-    layers = [Layer("parent" if n else "preset", _without_extends(file), file) for n, file in enumerate(files)][::-1]
+    layers = [Layer("parent" if file is not source else "preset", _values(file), file) for file in reversed(files)]
     layers += _override_layers(overrides, problems)
-    for layer in layers:
+    # The user's own file first: it is what they look at.
+    for layer in sorted(layers, key=lambda layer: ("preset", "parent", "set").index(layer.kind)):
         problems += _check(layer)
     data, origins = merge(layers)
     try:
@@ -82,7 +83,7 @@ def _refusal(source: Source, problems: Sequence[Problem]) -> PresetError:
     return PresetError(f"{display(source.path)} has {count}", problems=tuple(problems))
 
 
-def _without_extends(source: Source) -> dict[str, Any]:
+def _values(source: Source) -> dict[str, Any]:
     return {key: value for key, value in source.data.items() if key != "extends"}
 
 
@@ -91,7 +92,7 @@ def _override_layers(overrides: Sequence[str], problems: list[Problem]) -> Itera
         try:
             yield override_layer(argument)
         except UnitError as error:
-            where = f"--set {shown(argument)[1:-1]}"
+            where = f"--set {printable(argument)}"
             problems.append(Problem(f"{where} cannot be read", error.why, error.todo, where=where, code=BAD_SET))
 
 
@@ -148,6 +149,13 @@ def _parent(child: Source) -> Source:
     return read_source(found)
 
 
+def _expanded(name: str | Path) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~someone who has no home here: then it is a name like any other
+        return Path(name)
+
+
 def _extends_problem(child: Source, what: str, why: str, todo: str) -> Problem:
     return Problem(what, why, todo, "extends", child.where(("extends",)), BAD_EXTENDS)
 
@@ -158,7 +166,7 @@ def _places(child: Path, name: str) -> Iterator[Path]:
     names = [name] if name.endswith(_SUFFIX) else [name + _SUFFIX, name]
     presets = find_workspace(folder).presets
     for place in dict.fromkeys((folder, folder / "presets", folder.parent / "presets", presets)):
-        yield from (place / Path(name).expanduser() for name in names)
+        yield from (place / _expanded(name) for name in names)
 
 
 def _provenance(preset: Preset, origins: Mapping[str, Provenance]) -> dict[str, Provenance]:
@@ -184,17 +192,16 @@ def with_seed(resolved: ResolvedPreset, rng: random.Random | None = None) -> Res
 
 def find_preset(name_or_path: str | Path, workspace_presets: Path) -> Path:
     """The file meant by a path, or by the NAME of workspace_presets/NAME.toml. Raises PresetError with suggestions."""
-    given = Path(name_or_path).expanduser()
+    given = _expanded(name_or_path)
     named = given.name == str(name_or_path) and given.suffix != _SUFFIX
     beside = [given, given.with_name(given.name + _SUFFIX)] if given.name else [given]
     inside = [workspace_presets / path for path in reversed(beside)]
     places = [*inside, *beside] if named else [*beside, *inside]
-    try:
-        found = next((place for place in places if place.is_file()), None)
-    except ValueError:
-        found = None
+    found = next((place for place in places if os.path.isfile(place)), None)
     if found is not None:
         return found
+    if not named and os.path.exists(given):
+        return given  # a folder or a device: loading it says so
     raise _not_found(str(name_or_path), given, workspace_presets)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.preset.fields import is_text
 from lorakit.preset.provenance import Kind, Provenance
 from lorakit.preset.schema import EXCLUSIVE, field_at, is_open
+from lorakit.preset.source import printable
 from lorakit.preset.toml_lines import KeyPath, dotted, parse_key
 from lorakit.preset.units import UnitError
 
@@ -32,7 +33,7 @@ class Layer:
 
     def where(self, key: KeyPath) -> str:
         """``file:line``, or the ``--set`` itself."""
-        return f"--set {self.argument}" if self.source is None else self.source.where(key)
+        return f"--set {printable(self.argument)}" if self.source is None else self.source.where(key)
 
     def provenance(self, key: KeyPath) -> Provenance:
         """Where the layer's value of this key comes from."""

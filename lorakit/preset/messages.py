@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import Problem
@@ -10,7 +11,7 @@ from lorakit.preset.fields import choices, words
 from lorakit.preset.schema import TABLES, field_at
 from lorakit.preset.suggest import meant
 from lorakit.preset.toml_lines import KeyPath, dotted
-from lorakit.preset.units import UnitError, shown
+from lorakit.preset.units import UnitError, format_number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,12 +37,10 @@ _ABSENT = {"missing", "incomplete"}
 
 def layer_problems(error: ValidationError, layer: Layer) -> Iterator[Problem]:
     """What is wrong with the values of one layer, leaving aside what it does not say."""
-    seen: set[KeyPath] = set()
-    for detail in error.errors(include_url=False):
-        path = _path(detail)
-        if detail["type"] not in _ABSENT and path not in seen:
-            seen.add(path)
-            yield _problem(detail, path, layer)
+    found = {_path(detail): detail for detail in error.errors(include_url=False) if detail["type"] not in _ABSENT}
+    line_of = (lambda _: 0) if layer.source is None else layer.source.line_of
+    for path in sorted(found, key=lambda path: line_of(path) or 0):
+        yield _problem(found[path], path, layer)
 
 
 def gaps(error: ValidationError, source: Source) -> Iterator[Problem]:
@@ -104,7 +103,22 @@ def _reason(detail: ErrorDetails, path: KeyPath) -> tuple[str, str]:
         return f"it takes {words(field)}", f'did you mean "{near[0]}"?' if near else ""
     if detail["type"] == "finite_number":
         return f"it takes {words(field)}, and neither infinity nor NaN", ""
-    return f"it takes {words(field)}", ""
+    return f"it takes {words(field)}", _hint(detail["input"], words(field))
+
+
+def _hint(value: Any, wanted: str) -> str:
+    """What to write in place of a value that is right but for its spelling."""
+    if wanted == "true or false":
+        meant_yes, meant_no = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+        spelled = str(value).lower()
+        return "write true" if spelled in meant_yes else "write false" if spelled in meant_no else ""
+    if "number" in wanted and isinstance(value, str) and re.fullmatch(r"\s*-?[0-9.]+(e-?[0-9]+)?\s*", value):
+        return f"write {value.strip()}, without quotes"
+    if "whole number" in wanted and isinstance(value, float) and value.is_integer():
+        return f"write {format_number(value)}"
+    if wanted.startswith(("a text", "a path")) and isinstance(value, (int, float)):
+        return f'write "{shown(value)}"'
+    return ""
 
 
 def _value(data: Mapping[str, Any], path: KeyPath) -> Any:

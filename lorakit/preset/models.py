@@ -22,6 +22,7 @@ from lorakit.preset.fields import (
     Rate,
     ScalarArgument,
     Seed,
+    Separator,
     Share,
     TeRates,
     Text,
@@ -106,7 +107,7 @@ class Dataset(Table):
     caption_extension: Word = flag(
         "--caption_extension", ".txt", "suffix of caption files (the trainer's own default is .caption)"
     )
-    caption_separator: Word = flag("--caption_separator", ",", "what stands between tags")
+    caption_separator: Separator = flag("--caption_separator", ",", "what stands between tags")
     shuffle_caption: bool = flag("--shuffle_caption", False, "shuffle the tags at every step")
     keep_tokens: Count = flag("--keep_tokens", 0, "so many first tags keep their place")
     keep_tokens_separator: Text = flag("--keep_tokens_separator", "", "tags before this mark keep their place")

@@ -17,7 +17,7 @@ from lorakit.preset.toml_lines import KeyPath, key_lines
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_BYTES", "Source", "display", "parse_source", "read_source", "similar"]
+__all__ = ["MAX_BYTES", "Source", "display", "parse_source", "printable", "read_source", "similar"]
 
 #: No preset comes near this; a checkpoint given by mistake passes it by far.
 MAX_BYTES = 1_000_000
@@ -54,7 +54,12 @@ def display(path: Path) -> str:
         path = path.absolute().relative_to(Path.cwd())
     except (ValueError, OSError):
         path = Path(os.path.normpath(path))
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))
+    return printable(str(path))
+
+
+def printable(text: str) -> str:
+    """The text on one line, letters that would move the cursor escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def read_source(path: Path) -> Source:
@@ -88,16 +93,19 @@ def parse_source(path: Path, text: str) -> Source:
         return Source(path, text, tomllib.loads(plain), key_lines(plain))
     except RecursionError:
         _refuse(path, f"{display(path)} cannot be read", "its arrays or tables are nested too deeply to be a preset")
-    except ValueError as error:
+    except tomllib.TOMLDecodeError as error:
         line = _syntax_line(str(error), plain)
         quoted = plain.split("\n")[line - 1].strip()
         _refuse(
             path,
             f"{display(path)} is not valid TOML",
-            f"line {line}: {quoted[:200]}\n{_reason(str(error))}" if quoted else _reason(str(error)),
+            f"{_reason(str(error))}: {printable(quoted[:200])}" if quoted else _reason(str(error)),
             _syntax_hint(quoted, str(error)),
             line,
         )
+
+    except ValueError as error:  # Python reads no whole number of more than 4300 digits
+        _refuse(path, f"{display(path)} cannot be read", f"one of its values is beyond all measure: {error}")
 
 
 def _read(path: Path) -> bytes:

@@ -39,6 +39,7 @@ _BY_WORDS: Mapping[str, SearchStrategy[Any]] = {
     "a text": _texts,
     "a path": _words,
     "a text that is not empty": _words,
+    "a text of at least one character": _texts.filter(bool),
     "a text of one line, without slashes": _names,
     "a whole number of at least 1": st.integers(1, 9) | _positive,
     "a whole number of at least 0": st.integers(0, 9) | _positive,
