@@ -66,6 +66,15 @@ class BucketSettings:
             )
         if self.bucket_no_upscale:
             return tuple(found)  # the trainer ignores min and max then
+        if self.min_side == 0:
+            found.append(
+                Problem(
+                    f"min_bucket_reso {self.min_bucket_reso} is below bucket_reso_steps {step}",
+                    why="rounded down to the step it is 0",
+                    todo=f"use {step} or more",
+                    key="min_bucket_reso",
+                )
+            )
         if min(self.resolution) < self.min_side:
             found.append(
                 Problem(
@@ -106,8 +115,6 @@ def bucket_resolutions(settings: BucketSettings) -> tuple[Size, ...]:
     square = math.isqrt(area) // step * step
     sizes = {(square, square)}
     for width in range(low, high + 1, step):
-        if width == 0:
-            continue
         height = min(high, area // width // step * step)
         if height >= low:
             sizes |= {(width, height), (height, width)}

@@ -47,12 +47,17 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ScannedDataset:
-    """What one dataset really holds. ``reg_found`` counts regularisation images × repeats before balancing."""
+    """What one dataset really holds.
+
+    ``reg_found`` counts regularisation images × repeats before balancing. ``overlap`` is how many training images
+    sd-scripts' rounding would put into the validation set as well; they are not in ``validation`` here.
+    """
 
     spec: DatasetSpec
     train: tuple[ImageRecord, ...]
     validation: tuple[ImageRecord, ...] = ()
     reg_found: int = 0
+    overlap: int = 0
 
     def bucket_counts(self, *, validation: bool = False) -> dict[Size, int]:
         """Examples of one epoch (images × repeats) by bucket, in ascending order of bucket."""
@@ -184,6 +189,7 @@ class _Scanner:
         train: list[ImageRecord] = []
         validation: list[ImageRecord] = []
         reg: list[ImageRecord] = []
+        overlap = 0
         seen: set[str] = set()
         for index, (subset, listing) in enumerate(zip(spec.subsets, listings, strict=True)):
             if listing.folder in seen:
@@ -200,6 +206,7 @@ class _Scanner:
                 kept, held_out, shared = split_for_validation(records, spec.validation_split, spec.validation_seed)
                 train += kept
                 validation += [replace(record, repeats=1) for record in held_out]
+                overlap += shared
                 if shared:
                     self.warnings.append(
                         f"{listing.folder}: sd-scripts' rounding would also validate on {shared} of the training images"
@@ -214,7 +221,11 @@ class _Scanner:
                 f"{wanted} training examples need no more"
             )
         return ScannedDataset(
-            spec, (*train, *balanced), tuple(validation), reg_found=sum(record.repeats for record in reg)
+            spec,
+            (*train, *balanced),
+            tuple(validation),
+            reg_found=sum(record.repeats for record in reg),
+            overlap=overlap,
         )
 
     def _note_empty(self, spec: DatasetSpec, listing: _Listing) -> None:

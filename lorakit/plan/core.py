@@ -65,10 +65,14 @@ class LrPoint:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Images held out, and batches measured each time; counts are 0 without a split."""
+    """Images held out, and batches measured each time; counts are 0 without a split.
+
+    ``overlap``: training images that sd-scripts' rounding would validate on too (the built-in trainer leaves them out).
+    """
 
     images: int = 0
     batches: int = 0
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -282,7 +286,7 @@ def _validation(data: ScannedData, asked: PlanInput) -> ValidationPlan:
     batches = sum(sum(dataset.batches(validation=True).values()) for dataset in data.datasets)
     if asked.max_validation_steps is not None:
         batches = min(batches, asked.max_validation_steps)
-    return ValidationPlan(images, batches)
+    return ValidationPlan(images, batches, sum(dataset.overlap for dataset in data.datasets))
 
 
 def _disk(
