@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lorakit.dataset.captions import CaptionSettings, caption_of_example
 from lorakit.dataset.scan import ImageRecord, ScannedData
+from lorakit.errors import LorakitError
 from lorakit.trainers.builtin.batches import Batch
 from lorakit.trainers.builtin.images import PixelSettings, crop_top_left, read_pixels
 from lorakit.trainers.builtin.latents import CacheJob, LatentStore
@@ -53,14 +54,20 @@ class Sources:
     text: TextStore | None = None
 
 
-class Examples(Dataset[Loaded]):
+class Examples(Dataset["Loaded | LorakitError"]):
     """Maps a :class:`Batch` to its data. Holds nothing that changes, so workers may live for the whole training."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
 
-    def __getitem__(self, batch: Batch) -> Loaded:
-        """Load a batch; raises DatasetError naming an image that cannot be read."""
+    def __getitem__(self, batch: Batch) -> Loaded | LorakitError:
+        """A batch's data, or the error that stands in its way: a worker would wrap a raised one in its traceback."""
+        try:
+            return self._load(batch)
+        except LorakitError as error:
+            return error
+
+    def _load(self, batch: Batch) -> Loaded:
         sources = self.sources
         dataset = sources.data.datasets[batch.dataset]
         records = dataset.validation if batch.validation else dataset.train
@@ -159,6 +166,9 @@ class BatchLoader:
         )
 
     def load(self, batches: Iterable[Batch]) -> Iterator[Loaded]:
-        """The data of ``batches`` in their order."""
+        """The data of ``batches`` in their order; raises DatasetError naming an image that cannot be read."""
         self._order.batches = batches
-        return iter(self._loader)
+        for loaded in self._loader:
+            if isinstance(loaded, LorakitError):
+                raise loaded
+            yield loaded

@@ -24,7 +24,17 @@ from lorakit.errors import DatasetError, DiskError, RunFailed
 from lorakit.trainers.builtin.images import PixelSettings, read_pixels
 from lorakit.trainers.builtin.rng import torch_generator
 
-__all__ = ["SCALE", "CacheJob", "LatentStore", "encode_pixels", "file_identity", "latent_path", "read_npz", "write_npz"]
+__all__ = [
+    "SCALE",
+    "CacheJob",
+    "LatentStore",
+    "encode_pixels",
+    "file_identity",
+    "fill",
+    "latent_path",
+    "read_npz",
+    "write_npz",
+]
 
 #: What latents are multiplied with before they are noised (SDXL's VAE scaling factor).
 SCALE = 0.13025
@@ -61,23 +71,26 @@ class LatentStore:
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
-    def missing(self, jobs: Iterable[CacheJob]) -> Iterator[CacheJob]:
-        """The jobs that are still to be done, each once."""
-        seen: set[str] = set()
+    def refuse_conflicts(self, jobs: Iterable[CacheJob]) -> None:
+        """Raise DatasetError when one file would have to hold two different latents."""
         files: dict[Path, str] = {}
         for job in jobs:
+            path = latent_path(job.record)
+            if files.setdefault(path, self.key(job)) != self.key(job):
+                raise DatasetError(
+                    f"{path} would have to hold two different latents of one image",
+                    why=f"{job.record.path} is used at two sizes",
+                    todo="cache in memory (cache_latents without cache_latents_to_disk)",
+                )
+
+    def missing(self, jobs: Iterable[CacheJob]) -> Iterator[CacheJob]:
+        """The jobs that are still to be done, each once."""
+        seen: set[tuple[str, bool]] = set()
+        for job in jobs:
             key = self.key(job)
-            if self.to_disk:
-                path = latent_path(job.record)
-                if files.setdefault(path, key) != key:
-                    raise DatasetError(
-                        f"{path} would have to hold two different latents of one image",
-                        why=f"{job.record.path} is used at two sizes",
-                        todo="cache in memory (cache_latents without cache_latents_to_disk)",
-                    )
-            if (key + str(job.flip)) in seen:
+            if (key, job.flip) in seen:
                 continue
-            seen.add(key + str(job.flip))
+            seen.add((key, job.flip))
             if not (self._usable(job, key) if self.to_disk else (key, job.flip) in self._memory):
                 yield job
 

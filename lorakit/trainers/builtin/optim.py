@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lorakit.errors import TrainerError
-from lorakit.trainers.builtin_support import ADAPTIVE, BITSANDBYTES
 from lorakit.trainers.builtin.options import NetworkOptions, OptimOptions
+from lorakit.trainers.builtin_support import ADAPTIVE, BITSANDBYTES
 
 __all__ = [
     "PARTS",

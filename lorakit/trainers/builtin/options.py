@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from lorakit.dataset.blueprint import DatasetDefaults
@@ -260,7 +259,7 @@ class MetadataOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything a training is told. ``arguments`` keeps the parsed values as they came, for the file's metadata."""
+    """Everything a training is told. ``arguments`` are the parsed values as they came, for the file's metadata."""
 
     data: DataOptions
     model: ModelOptions = ModelOptions()
@@ -277,7 +276,7 @@ class TrainOptions:
     validation: ValidationOptions = ValidationOptions()
     tracking: TrackingOptions = TrackingOptions()
     metadata: MetadataOptions = MetadataOptions()
-    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    arguments: Namespace = field(default_factory=Namespace)
 
 
 _GROUPS = (
@@ -309,7 +308,7 @@ def parse(argv: Sequence[str]) -> TrainOptions:
             todo='Leave these arguments out, or train with sd-scripts (trainer.kind = "sd-scripts").',
             problems=tuple(problems),
         )
-    return _options(_normalised(arguments))
+    return dataclasses.replace(_options(_normalised(arguments)), arguments=arguments)
 
 
 def _normalised(arguments: Namespace) -> Namespace:
@@ -345,7 +344,6 @@ def _options(arguments: Namespace) -> TrainOptions:
         validation=_group(ValidationOptions, arguments),
         tracking=_group(TrackingOptions, arguments),
         metadata=_group(MetadataOptions, arguments),
-        arguments=MappingProxyType(vars(arguments)),
     )
 
 

@@ -1,0 +1,91 @@
+"""From a loaded batch to its loss: latents, text and size conditions, the U-Net, the objective."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lorakit.trainers.builtin.checkpoint import BaseModel
+from lorakit.trainers.builtin.data import Loaded
+from lorakit.trainers.builtin.latents import SCALE, encode_pixels
+from lorakit.trainers.builtin.objective import Objective
+from lorakit.trainers.builtin.rng import derive, torch_generator
+from lorakit.trainers.builtin.text import TextCondition, encode
+from lorakit.trainers.builtin.tokenizers import Tokenizers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Forward"]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The model under training and how a batch goes through it."""
+
+    accelerator: Accelerator
+    base: BaseModel
+    objective: Objective
+    seed: int
+    tokenizers: Tokenizers | None
+    max_token_length: int | None = None
+    train_text: bool = False
+    vae_batch_size: int = 1
+
+    def loss(self, loaded: Loaded, timestep: int | None = None) -> Tensor:
+        """The mean loss of a batch (a scalar, float32).
+
+        All draws depend on the seed and the batch's place alone. With ``timestep`` (validation) every example is
+        noised to that one, with the same noise each time.
+        """
+        batch = loaded.batch
+        stream = (
+            ("validation", batch.position, timestep or 0)
+            if batch.validation
+            else ("train", batch.epoch, batch.position)
+        )
+        latents = self.latents(loaded)
+        count = len(latents)
+        fixed = None if timestep is None else torch.full((count,), timestep, dtype=torch.long)
+        draw = self.objective.draw(latents, torch_generator(self.seed, "noise", *stream), fixed)
+        # Dropout draws from torch's own generators: put them on this batch's stream, too.
+        torch.manual_seed(derive(self.seed, "dropout", *stream))
+        with self.accelerator.autocast():
+            text = self.text(loaded)
+            conditions = {"text_embeds": text.pooled, "time_ids": loaded.sizes.to(latents.device)}
+            prediction = self.base.unet(
+                draw.noisy.to(self.base.unet.dtype),
+                draw.timesteps,
+                encoder_hidden_states=text.hidden,
+                added_cond_kwargs=conditions,
+                return_dict=False,
+            )[0]
+        return self.objective.per_sample(prediction, draw, loaded.weights.to(latents.device)).mean()
+
+    def latents(self, loaded: Loaded) -> Tensor:
+        """Scaled latents (B, 4, h/8, w/8) on the device; encoded here when they are not cached."""
+        device = self.accelerator.device
+        if loaded.latents is not None:
+            return loaded.latents.to(device) * SCALE
+        assert loaded.pixels is not None
+        batch = loaded.batch
+        kind = "validation latent" if batch.validation else "training latent"
+        generators = [
+            torch_generator(self.seed, kind, batch.epoch, batch.position, slot) for slot in range(len(batch.images))
+        ]
+        return encode_pixels(self.base.vae, loaded.pixels, generators, chunk=self.vae_batch_size).to(device) * SCALE
+
+    def text(self, loaded: Loaded) -> TextCondition:
+        """The text condition: cached, or encoded here with gradients if the text encoders are trained."""
+        device, dtype = self.accelerator.device, self.base.unet.dtype
+        if loaded.hidden is not None and loaded.pooled is not None:
+            return TextCondition(loaded.hidden.to(device, dtype), loaded.pooled.to(device, dtype))
+        assert self.tokenizers is not None
+        grad: AbstractContextManager[object] = nullcontext() if self.train_text else torch.no_grad()
+        with grad:
+            text = encode(self.base, self.tokenizers, loaded.captions, self.max_token_length)
+        return TextCondition(text.hidden.to(dtype), text.pooled.to(dtype))
