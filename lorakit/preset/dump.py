@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.preset.schema import TABLES, is_open
-from lorakit.preset.source import printable
 from lorakit.preset.toml_lines import KeyPath, dotted
-from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, Warmup, format_rate
+from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, Warmup, format_rate, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,10 +16,10 @@ from lorakit.preset.messages import BAD_EXTENDS, BAD_SET, MISSING, UNKNOWN_KEY, 
 from lorakit.preset.models import Preset
 from lorakit.preset.provenance import Provenance
 from lorakit.preset.schema import exists, fields
-from lorakit.preset.source import Source, display, parse_source, printable, read_source, similar
+from lorakit.preset.source import Source, display, parse_source, read_source, similar
 from lorakit.preset.suggest import meant
 from lorakit.preset.toml_lines import dotted
-from lorakit.preset.units import UnitError, shown
+from lorakit.preset.units import UnitError, printable, shown
 from lorakit.workspace import find_workspace
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lorakit.preset.fields import is_text
 from lorakit.preset.provenance import Kind, Provenance
 from lorakit.preset.schema import EXCLUSIVE, field_at, is_open
-from lorakit.preset.source import printable
 from lorakit.preset.toml_lines import KeyPath, dotted, parse_key
-from lorakit.preset.units import UnitError
+from lorakit.preset.units import UnitError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

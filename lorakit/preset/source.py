@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorakit.errors import PresetError, Problem
 from lorakit.preset.toml_lines import KeyPath, key_lines
+from lorakit.preset.units import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_BYTES", "Source", "display", "parse_source", "printable", "read_source", "similar"]
+__all__ = ["MAX_BYTES", "Source", "display", "parse_source", "read_source", "similar"]
 
 #: No preset comes near this; a checkpoint given by mistake passes it by far.
 MAX_BYTES = 1_000_000
@@ -55,11 +56,6 @@ def display(path: Path) -> str:
     except (ValueError, OSError):
         path = Path(os.path.normpath(path))
     return printable(str(path))
-
-
-def printable(text: str) -> str:
-    """The text on one line, letters that would move the cursor escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def read_source(path: Path) -> Source:

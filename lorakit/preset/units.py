@@ -16,6 +16,7 @@ __all__ = [
     "format_number",
     "format_rate",
     "parse_rate",
+    "printable",
     "shown",
 ]
 
@@ -32,19 +33,23 @@ class UnitError(ValueError):
         self.todo = todo
 
 
+def printable(text: str) -> str:
+    """The text on one line, letters that would move the cursor escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as a message quotes it: as TOML would spell it, shortened."""
+    """A value as a message quotes it: as TOML would spell it, on one line, shortened."""
     if isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, str):
-        text = '"' + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in value[:limit]) + '"'
-        return text if len(value) <= limit else text[:-1] + '…"'
+        text = '"' + printable(value[: limit + 1]) + '"'
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key} = {shown(item, 20)}" for key, item in value.items()) + "}"
+        text = "{" + ", ".join(f"{printable(str(key))} = {shown(item, 20)}" for key, item in value.items()) + "}"
     elif isinstance(value, (list, tuple)):
         text = "[" + ", ".join(shown(item, 20) for item in value[:limit]) + "]"
     else:
-        text = str(value)
+        text = printable(str(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -155,7 +160,7 @@ class Warmup:
             return cls(steps=0)
         if number < 1:
             return cls(ratio=number)
-        raise UnitError(_ambiguous(value, number), f'write "{_whole(number)} steps" or "5%"')
+        raise UnitError(_ambiguous(value, number), f'write "{_whole(number)} step{"s" if number > 1 else ""}" or "5%"')
 
     @classmethod
     def _of_steps(cls, digits: str) -> Warmup:
@@ -175,11 +180,12 @@ class Warmup:
 
 
 def _ambiguous(value: Any, number: float) -> str:
+    if not isinstance(value, float):
+        return f"{shown(value)} does not say whether steps or a share of the run is meant"
+    if number == 1:
+        return f"{shown(value)} could mean 1 step or the whole run"
     count = _whole(number)
-    if isinstance(value, float):
-        taken = "; the trainer would take it as the second" if number > 1 else ""
-        return f"{shown(value)} could mean {count} steps or {count} times the run{taken}"
-    return f"{shown(value)} does not say whether steps or a share of the run is meant"
+    return f"{shown(value)} could mean {count} steps or {count} times the run; the trainer would take it as the second"
 
 
 def _whole(number: float) -> str:
