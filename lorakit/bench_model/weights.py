@@ -37,6 +37,9 @@ def make_tensor(name: str, shape: tuple[int, ...], *, seed: int) -> torch.Tensor
     tensor = torch.randn(shape, generator=generator) * _spread(name, shape)
     if name == "first_stage_model.quant_conv.weight":
         tensor[shape[0] // 2 :] = 0.0
+    if name.endswith("text_projection"):
+        # symmetric: some trainers read this matrix transposed, and a bench model must mean the same to all of them
+        tensor = (tensor + tensor.T) / math.sqrt(2)
     return tensor
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ __all__ = ["BOS", "CHUNK", "EOS", "Tokenizer", "Tokenizers", "load_tokenizers"]
 BOS = 49406
 EOS = 49407
 CHUNK = 75  # caption tokens per chunk; with BOS and EOS a chunk fills the 77 positions of CLIP
+
+_IDS = {"<|startoftext|>": BOS, "<|endoftext|>": EOS}
+_SPECIAL = re.compile("(" + "|".join(map(re.escape, _IDS)) + ")")
 
 #: The folders of a tokenizer cache, as the trainer lays it out.
 FOLDERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
@@ -103,7 +108,7 @@ def _from_folder(folder: Path) -> Callable[[str], list[int]]:
         raise TrainerError(f"{folder}: the tokenizer cannot be read", why=str(error)) from error
 
     def words(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
+        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     return words
 
@@ -120,6 +125,9 @@ def _from_package() -> Callable[[str], list[int]]:
     tokenizer = Instant()
 
     def words(text: str) -> list[int]:
-        return [int(token) for token in tokenizer.encode(text)]
+        ids: list[int] = []
+        for piece in _SPECIAL.split(unicodedata.normalize("NFC", text)):
+            ids += [_IDS[piece]] if piece in _IDS else [int(token) for token in tokenizer.encode(piece)]
+        return ids
 
     return words
