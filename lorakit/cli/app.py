@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit._version import __version__
-from lorakit.cli import init
+from lorakit.cli import baking, init, presets, runs, sweeping
 from lorakit.cli.options import Where
 
 __all__ = ["app", "command"]
@@ -41,7 +41,21 @@ def lorakit(
     del workspace, version, debug
 
 
-app.command()(init.init)
+for function in (
+    init.init,
+    presets.check,
+    presets.plan,
+    presets.render,
+    baking.bake,
+    baking.watch,
+    baking.stop,
+    runs.ls,
+    runs.show,
+    runs.logs,
+    runs.verify,
+    sweeping.sweep,
+):
+    app.command()(function)
 
 
 def command() -> Any:

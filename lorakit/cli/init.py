@@ -47,7 +47,7 @@ def init(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="[DIR]", show_default=False, help="The folder, made if missing; the current one if not given."
+            metavar="DIR", show_default=False, help="The folder, made if missing; the current one if not given."
         ),
     ] = ".",
     as_json: Json = False,

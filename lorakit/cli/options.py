@@ -10,7 +10,7 @@ import typer
 from lorakit.errors import WorkspaceError
 from lorakit.workspace import Workspace, find_workspace
 
-__all__ = ["Json", "PresetName", "RunName", "Set", "TrainerKind", "Where", "workspace_of"]
+__all__ = ["Json", "PresetName", "RunName", "Set", "TrainerKind", "Where", "complete_preset", "workspace_of"]
 
 
 def _from_group(ctx: typer.Context, value: str | None) -> str | None:
@@ -19,7 +19,8 @@ def _from_group(ctx: typer.Context, value: str | None) -> str | None:
     return value if value is not None else parent
 
 
-def _complete_preset(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_preset(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What the shell offers for PRESET: the names in presets/."""
     folder = workspace_of(ctx.params.get("workspace")).presets
     names = sorted(path.stem for path in folder.glob("*.toml"))
     return [name for name in names if name.startswith(incomplete)]
@@ -44,7 +45,7 @@ Where = Annotated[
     ),
 ]
 PresetName = Annotated[
-    str, typer.Argument(metavar="PRESET", autocompletion=_complete_preset, help="A preset file, or a name in presets/.")
+    str, typer.Argument(metavar="PRESET", autocompletion=complete_preset, help="A preset file, or a name in presets/.")
 ]
 RunName = Annotated[
     str,

@@ -19,6 +19,7 @@ __all__ = [
     "clock",
     "columns",
     "console",
+    "count",
     "drawing_width",
     "duration",
     "fitting",
@@ -26,8 +27,10 @@ __all__ = [
     "moment",
     "plain",
     "print_json",
+    "progress_bar",
     "size",
     "sparkline",
+    "speed",
     "text",
 ]
 
@@ -38,6 +41,8 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 #: Wider lines than this are hard to read, however wide the window.
 _WIDEST = 140
+#: A column that gives way keeps at least this.
+_NARROWEST = 8
 #: Columns of a destination that is no terminal: nothing is cut in a file or a pipe.
 _UNBOUNDED = 10_000
 
@@ -93,32 +98,33 @@ def columns(
     rows: Sequence[Sequence[str | Text]],
     *,
     right: Sequence[int] = (),
+    flexible: Sequence[int] = (),
     gap: int = 2,
     indent: int = 0,
     width: int | None = None,
 ) -> list[Text]:
-    """Rows as aligned lines; ``right`` numbers the right-aligned columns. Wide and combining characters count as drawn.
+    """Rows as aligned lines, wide characters counted as drawn; ``right`` numbers the right-aligned columns.
 
-    With ``width`` given, the widest column gives way, so that the lines fit.
+    Where a ``width`` is given and the lines are wider, the ``flexible`` columns are cut, the widest first.
     """
     cells = [[cell if not isinstance(cell, str) else text(cell) for cell in row] for row in rows]
     count = max((len(row) for row in cells), default=0)
     widths = [max((row[at].cell_len for row in cells if at < len(row)), default=0) for at in range(count)]
-    if width is not None:
-        while (excess := indent + sum(widths) + gap * (count - 1) - width) > 0 and max(widths) > 8:
-            widest = widths.index(max(widths))
-            widths[widest] = max(8, widths[widest] - excess)
+    excess = 0 if width is None else indent + sum(widths) + gap * (count - 1) - width
+    for _ in range(max(excess, 0)):
+        widest = max(flexible, key=lambda at: widths[at], default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
     lines = []
     for row in cells:
         line = text(" " * indent)
         for at, cell in enumerate(row):
             fitted = cell.copy()
-            if fitted.cell_len > widths[at]:
-                fitted.truncate(widths[at], overflow="ellipsis")
+            fitted.truncate(widths[at], overflow="ellipsis")
             padding = " " * (widths[at] - fitted.cell_len)
-            line.append(padding if at in right else "")
-            line.append_text(fitted)
-            line.append("" if at in right else padding)
+            for part in (padding, fitted) if at in right else (fitted, padding):
+                line.append(part)
             line.append(" " * gap)
         line.rstrip()
         lines.append(line)
@@ -167,6 +173,13 @@ def bar(share: float, width: int) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
+def progress_bar(share: float, width: int) -> Text:
+    """A line of ``width`` columns of which ``share`` (0 to 1) is done."""
+    halves = round(min(max(share, 0.0), 1.0) * width * 2)
+    done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
+    return text((done, "done"), ("━" * (width - len(done)), "same"))
+
+
 def size(count: float) -> str:
     """Bytes in decimal units: ``228 MB``, ``1.6 GB``."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
@@ -203,6 +216,16 @@ def moment(unix: float | None, *, now: float) -> str:
     if then[:3] == today[:3]:
         return time.strftime("%H:%M", then)
     return time.strftime("%b %d %H:%M" if then.tm_year == today.tm_year else "%Y-%m-%d", then)
+
+
+def count(number: int, word: str, words: str = "") -> str:
+    """``1 step``, ``2 steps``; ``words`` is the plural where it is not made by an s."""
+    return f"{number} {word if number == 1 else words or word + 's'}"
+
+
+def speed(steps_per_second: float) -> str:
+    """``2.1 it/s``, or ``3.4 s/it`` for what is slower than one a second."""
+    return f"{steps_per_second:.1f} it/s" if steps_per_second >= 1 else f"{1 / steps_per_second:.1f} s/it"
 
 
 def loss(value: float | None) -> str:

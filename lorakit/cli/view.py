@@ -27,6 +27,9 @@ STOPPING: Final = (
     "killing the trainer",
 )
 
+#: What Ctrl-C does.
+CTRL_C: Final = "Ctrl-C stops after this step and keeps what is trained"
+
 _PARTS: Final = {"unet": "UNet", "te1": "TE1", "te2": "TE2"}
 _PHASES: Final = {
     "load": "loading the models",
@@ -41,13 +44,14 @@ _PLAIN_EVERY: Final = 10.0
 class View:
     """Follows one bake; a context manager, so that the terminal is given back whatever happens.
 
-    ``title`` is the first line; ``clock`` is unix seconds.
+    ``title`` is the first line, ``hint`` what Ctrl-C does, ``clock`` unix seconds.
     """
 
-    def __init__(self, out: Console, title: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, out: Console, title: str, *, hint: str = CTRL_C, clock: Callable[[], float] = time.time) -> None:
         self.tally = Tally()
         self._out = out
         self._title = title
+        self._hint = hint
         self._clock = clock
         self._note = ""
         self._live: Live | None = None
@@ -101,7 +105,9 @@ class View:
             return
         from rich.console import Group
 
-        lines = frame(self.tally, self._title, note=self._note, width=self._out.width, now=self._clock())
+        lines = frame(
+            self.tally, self._title, note=self._note, hint=self._hint, width=self._out.width, now=self._clock()
+        )
         self._live.update(Group(*lines), refresh=True)
 
     def _tell(self, record: Mapping[str, Any]) -> None:
@@ -126,7 +132,7 @@ class View:
         self._out.file.flush()
 
 
-def frame(tally: Tally, title: str, *, note: str, width: int, now: float) -> list[Text]:
+def frame(tally: Tally, title: str, *, note: str, hint: str = CTRL_C, width: int, now: float) -> list[Text]:
     """What stands on the screen at one moment: a few lines, none wider than ``width``."""
     wide = min(width, 120)
     name, *rest = title.split(" · ", 1)
@@ -136,7 +142,7 @@ def frame(tally: Tally, title: str, *, note: str, width: int, now: float) -> lis
     else:
         lines += _wrap(_where(tally, wide, now), wide, gap=2)
         lines += _wrap(_how(tally, wide), wide)
-    lines.append(_status(tally, note))
+    lines.append(_status(tally, note, hint))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
@@ -157,7 +163,7 @@ def _waiting(tally: Tally, width: int) -> list[Text]:
         return [screen.text("starting the trainer")]
     done, total = phase.get("done"), phase.get("total")
     if isinstance(done, int) and isinstance(total, int) and total > 1:
-        return [_phase_text(phase), _bar(done / total, min(30, width // 3))]
+        return [_phase_text(phase), screen.progress_bar(done / total, min(30, width // 3))]
     return [_phase_text(phase)]
 
 
@@ -173,7 +179,7 @@ def _where(tally: Tally, width: int, now: float) -> list[Text]:
     room = width - sum(part.cell_len + 2 for part in rest)
     total = tally.total_steps
     share = tally.steps / total if total else 0.0
-    return [_bar(share, min(max(room, 10), 48)), *rest]
+    return [screen.progress_bar(share, min(max(room, 10), 48)), *rest]
 
 
 def _how(tally: Tally, width: int) -> list[Text]:
@@ -192,7 +198,7 @@ def _how(tally: Tally, width: int) -> list[Text]:
     return parts
 
 
-def _status(tally: Tally, note: str) -> Text:
+def _status(tally: Tally, note: str, hint: str) -> Text:
     if note:
         return screen.text((note, "look"))
     parts = []
@@ -201,7 +207,7 @@ def _status(tally: Tally, note: str) -> Text:
     if tally.samples:
         parts.append(f"sampled {tally.samples}")
     if tally.step is not None:
-        parts.append("Ctrl-C stops after this step and keeps what is trained")
+        parts.append(hint)
     return screen.text((" · ".join(parts), "same"))
 
 
@@ -233,7 +239,7 @@ def _speed(tally: Tally) -> list[str]:
     speed = tally.speed
     if speed is None:
         return []
-    return [f"{speed:.1f} it/s" if speed >= 1 else f"{1 / speed:.1f} s/it"]
+    return [screen.speed(speed)]
 
 
 def _left(tally: Tally, now: float) -> list[str]:
@@ -259,12 +265,6 @@ def _memory(tally: Tally) -> list[str]:
     if isinstance(vram, int):
         return [f"VRAM {screen.size(vram)}"]
     return [f"RAM {screen.size(rss)}"] if isinstance(rss, int) else []
-
-
-def _bar(share: float, width: int) -> Text:
-    halves = round(min(max(share, 0.0), 1.0) * width * 2)
-    done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
-    return screen.text((done, "done"), ("━" * (width - len(done)), "same"))
 
 
 def _wrap(parts: Iterable[Text], width: int, *, gap: int = 5) -> list[Text]:

@@ -1,0 +1,159 @@
+"""`lorakit bake`, `watch`, `stop`: start a bake, look on, end it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.options import Json, PresetName, RunName, Set, TrainerKind, Where, workspace_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lorakit.archive.records import RunState
+    from lorakit.archive.run import Run
+    from lorakit.cli.view import View
+    from lorakit.preset.files import ResolvedPreset
+    from lorakit.workspace import Workspace
+
+__all__ = ["bake", "bake_in_view", "stop", "watch"]
+
+
+def bake(
+    preset: PresetName,
+    *,
+    sets: Set = None,
+    trainer: TrainerKind = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it has started; it goes on by itself.")] = False,
+    as_json: Json = False,
+    workspace: Where = None,
+) -> None:
+    """Train a preset and keep everything about it in a sealed run folder.
+
+    Ctrl-C stops after the current step and saves what is trained; a second one is faster, a third one kills.
+    """
+    from lorakit.archive.records import state
+    from lorakit.cli import run_screens, screen
+    from lorakit.cli.presets import load
+
+    place = workspace_of(workspace)
+    resolved = load(preset, sets, place, trainer)
+    out = screen.console(err=as_json)  # with --json, stdout is for the JSON alone
+    _print_warnings(resolved, place, out)
+    if detach:
+        _detached(resolved, place, out, as_json=as_json)
+        return
+    found = state(bake_in_view(resolved, place, out))
+    if as_json:
+        screen.print_json(found.to_json())
+    else:
+        for line in run_screens.ending(found, preset):
+            out.print(line)
+    _exit_as(found)
+
+
+def watch(run: RunName = "latest", *, workspace: Where = None) -> None:
+    """Look on while a run trains, as bake does; Ctrl-C ends the looking, not the run."""
+    from lorakit.archive.records import state
+    from lorakit.archive.run import open_run
+    from lorakit.bake.bake import follow
+    from lorakit.cli import run_screens, screen
+    from lorakit.cli.view import View
+
+    found = open_run(workspace_of(workspace).runs, run)
+    out = screen.console()
+    if not state(found).is_final:
+        with View(out, _title(found), hint=f"Ctrl-C looks away; lorakit stop {found.short} stops it") as view:
+            follow(found, lambda _, records: _show(view, records))
+    out.print(run_screens.headline(state(found)))
+
+
+def stop(
+    run: RunName = "latest",
+    *,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the step or save what is trained.")] = False,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill it at once.")] = False,
+    workspace: Where = None,
+) -> None:
+    """Ask a run to stop after its current step, with what is trained saved."""
+    from lorakit.archive.run import open_run
+    from lorakit.bake.bake import request_stop
+    from lorakit.cli import screen
+    from lorakit.cli.view import STOPPING
+
+    found = open_run(workspace_of(workspace).runs, run)
+    level = 3 if kill else 2 if now else 1
+    request_stop(found, level)
+    told = STOPPING[level - 1].split(";")[0]
+    screen.console().print(screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}"))
+
+
+def bake_in_view(
+    resolved: ResolvedPreset, workspace: Workspace, out: Console, *, lineage: dict[str, Any] | None = None
+) -> Run:
+    """Bake and show how it goes until it has ended; returns the run, whatever became of it."""
+    from lorakit.bake.bake import bake as bake_of
+    from lorakit.cli.view import View
+
+    with View(out, f"{resolved.preset.name} · preparing") as view:
+
+        def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
+            view.title(_title(run))
+            _show(view, records)
+
+        return bake_of(resolved, workspace, on_update=on_update, lineage=lineage, argv=["lorakit", *sys.argv[1:]])
+
+
+def _show(view: View, records: Sequence[dict[str, Any]]) -> None:
+    from lorakit.cli.view import STOPPING
+
+    for record in records:
+        if record.get("type") == "stop":
+            view.note(STOPPING[min(3, max(1, int(record.get("level", 1)))) - 1])
+    view.update(records)
+
+
+def _title(run: Run) -> str:
+    from lorakit.archive.run import read_record
+    from lorakit.cli.presets import trainer_name
+
+    trainer = (read_record(run.command_json) or {}).get("trainer") or {}
+    return f"{run.name}_{run.short} · {trainer_name(str(trainer.get('kind', '')))}"
+
+
+def _detached(resolved: ResolvedPreset, workspace: Workspace, out: Console, *, as_json: bool) -> None:
+    from lorakit.archive.records import state
+    from lorakit.bake.bake import bake as bake_of
+    from lorakit.cli import screen
+
+    run = bake_of(resolved, workspace, detach=True, argv=["lorakit", *sys.argv[1:]])
+    if as_json:
+        screen.print_json(state(run).to_json())
+        return
+    out.print(
+        screen.text(("▸ ", "strong"), (f"{run.name}_{run.short}", "strong"), "  has started and goes on by itself")
+    )
+    rows = (("run", str(run.path)), ("look", f"lorakit watch {run.short}"), ("stop", f"lorakit stop {run.short}"))
+    for label, value in rows:
+        out.print(screen.text("  ", (f"{label:<8}", "same"), value))
+
+
+def _print_warnings(resolved: ResolvedPreset, workspace: Workspace, out: Console) -> None:
+    from lorakit.cli.plan_screen import finding_lines
+    from lorakit.cli.presets import trainer_of
+    from lorakit.preset.rules import check
+
+    kind, _ = trainer_of(resolved, workspace)
+    for line in finding_lines(one for one in check(resolved.preset, kind) if one.level == "warning"):
+        out.print(line)
+
+
+def _exit_as(found: RunState) -> None:
+    from lorakit.bake.bake import trouble
+
+    error = trouble(found)
+    if error is not None:  # told already, in the last lines of the bake
+        raise typer.Exit(error.exit_code)

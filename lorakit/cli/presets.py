@@ -1,0 +1,191 @@
+"""`lorakit check`, `plan`, `render`: a preset before its bake."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.options import Json, PresetName, Set, TrainerKind, Where, workspace_of
+from lorakit.errors import LorakitError, Problem, RuleError, TrainerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lorakit.preset.files import ResolvedPreset
+    from lorakit.preset.rules import Finding
+    from lorakit.workspace import Workspace
+
+__all__ = ["check", "load", "plan", "render", "trainer_of"]
+
+#: A scan shorter than this shows no bar.
+_PATIENCE_SECONDS = 1.0
+
+
+def check(
+    preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False, workspace: Where = None
+) -> None:
+    """Check a preset's rules without training."""
+    from lorakit.bake.checks import check_files, check_rules
+    from lorakit.cli import screen
+    from lorakit.cli.plan_screen import finding_lines
+    from lorakit.cli.trouble import problem_lines
+    from lorakit.preset.rules import check as findings_of
+
+    place = workspace_of(workspace)
+    resolved = load(preset, sets, place, trainer)
+    kind, told = trainer_of(resolved, place)
+    findings = findings_of(resolved.preset, kind)
+    stops = any(finding.level == "error" for finding in findings)
+    if as_json:
+        rows = [finding_json(finding) for finding in findings]
+        screen.print_json({"preset": resolved.preset.name, "trainer": kind, "findings": rows})
+        if stops:
+            raise typer.Exit(RuleError.exit_code)
+        return
+    out = screen.console()
+    warnings = [finding for finding in findings if finding.level != "error"]
+    lines = finding_lines(warnings)
+    try:
+        check_files(resolved.preset, place)
+    except LorakitError as error:  # rules look at no file: on this machine it may be missing for a reason
+        lines += problem_lines([Problem(error.what, error.why, error.todo)], label="warn", meaning="look")
+    for line in lines:
+        out.print(line)
+    check_rules(resolved, kind, allow_warnings=True)
+    well = "can be baked; look at the above" if lines else "keeps all rules"
+    out.print(screen.text(("✓ ", "done"), (resolved.preset.name, "strong"), f"  {well} · {told}"))
+
+
+def plan(
+    preset: PresetName,
+    *,
+    why: Annotated[bool, typer.Option("--why", help="Every value of the preset and where it comes from.")] = False,
+    sets: Set = None,
+    trainer: TrainerKind = None,
+    as_json: Json = False,
+    workspace: Where = None,
+) -> None:
+    """Show the exact numbers of a bake before it starts."""
+    from lorakit.cli import screen
+
+    place = workspace_of(workspace)
+    resolved = load(preset, sets, place, trainer)
+    if why:
+        _why(resolved, as_json=as_json)
+        return
+    from lorakit.plan import plan as plan_of
+    from lorakit.preset.rules import check as findings_of
+
+    kind, told = trainer_of(resolved, place)
+    with scan_bar() as progress:
+        planned = plan_of(resolved.preset, place, progress=progress)
+    findings = findings_of(resolved.preset, kind)
+    if as_json:
+        screen.print_json({**planned.to_json(), "trainer": kind, "findings": [finding_json(one) for one in findings]})
+        return
+    from lorakit.cli.plan_screen import plan_page
+
+    out = screen.console()
+    page = plan_page(resolved.preset, planned, trainer=told, findings=findings, asked=preset, width=screen.fitting(out))
+    for line in page:
+        out.print(line)
+
+
+def _why(resolved: ResolvedPreset, *, as_json: bool) -> None:
+    from lorakit.cli import screen
+    from lorakit.cli.plan_screen import flat, why_page
+
+    if as_json:
+        values = dict(flat(resolved.preset.model_dump(mode="json")))
+        origins = resolved.provenance
+        rows = {
+            key: {"value": value, "from": origins[key].to_json() if key in origins else None}
+            for key, value in values.items()
+        }
+        screen.print_json(rows)
+        return
+    out = screen.console()
+    for line in why_page(resolved, width=screen.fitting(out)):
+        out.print(line)
+
+
+def render(
+    preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False, workspace: Where = None
+) -> None:
+    """Print the trainer's command line, ready to paste."""
+    from lorakit import api
+    from lorakit.cli import screen
+    from lorakit.preset.files import with_seed
+    from lorakit.trainers.render import shell_line
+
+    place = workspace_of(workspace)
+    asked = load(preset, sets, place, trainer)
+    resolved = with_seed(asked)
+    argv = api.render(resolved, workspace=place)
+    if as_json:
+        screen.print_json(list(argv))
+        return
+    if asked.preset.seed is None:
+        note = f"seed {resolved.preset.seed} was drawn for this line; write it into the preset to keep it"
+        screen.console(err=True).print(screen.text(("look  ", "look"), note))
+    sys.stdout.write(shell_line(argv) + "\n")
+
+
+def load(preset: str, sets: Sequence[str] | None, workspace: Workspace, trainer: str | None = None) -> ResolvedPreset:
+    """The preset that a command line means: a path or a name, with its ``--set`` and ``--trainer`` applied."""
+    from lorakit.preset.files import find_preset, load_preset
+
+    overrides = [*(sets or ()), *([f"trainer.kind={trainer}"] if trainer is not None else ())]
+    return load_preset(find_preset(preset, workspace.presets), overrides)
+
+
+def trainer_of(resolved: ResolvedPreset, workspace: Workspace) -> tuple[Any, str]:
+    """Who would train, as the rules know it and in words; plans and checks need nobody to be installed."""
+    from lorakit.trainers.choose import choose
+
+    try:
+        kind = choose(resolved.preset, workspace).kind
+    except TrainerError:
+        asked = resolved.preset.trainer.kind
+        kind = "sd-scripts" if asked == "sd-scripts" else "builtin"
+        return kind, f"{trainer_name(kind)}, not installed"
+    return kind, trainer_name(kind)
+
+
+def trainer_name(kind: str) -> str:
+    """A trainer in words."""
+    return "built-in trainer" if kind == "builtin" else f"trainer {kind}"
+
+
+def finding_json(finding: Finding) -> dict[str, str]:
+    """A finding as JSON."""
+    return {name: getattr(finding, name) for name in ("code", "level", "key", "what", "why", "todo")}
+
+
+@contextmanager
+def scan_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar for a scan that takes its time; None where nobody would see it."""
+    from lorakit.cli import screen
+
+    out = screen.console(err=True)
+    if not out.is_terminal:
+        yield None
+        return
+    from rich.live import Live
+
+    began = time.monotonic()
+    with Live(console=out, transient=True, auto_refresh=False) as live:
+
+        def show(done: int, total: int) -> None:
+            if time.monotonic() - began > _PATIENCE_SECONDS and total:
+                live.update(
+                    screen.text(f"reading the dataset  {done}/{total}  ", screen.progress_bar(done / total, 30)),
+                    refresh=True,
+                )
+
+        yield show

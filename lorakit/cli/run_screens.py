@@ -1,0 +1,275 @@
+"""How runs are shown: the list, one run in full, and the last words of a bake."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from lorakit.archive.diagnose_log import Reason, Status
+from lorakit.archive.run import read_record
+from lorakit.cli import screen
+from lorakit.errors import ArchiveError
+from lorakit.preset.units import Alpha, format_number
+from lorakit.verdict.settings import settings, show_value
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from lorakit.archive.records import RunState
+
+__all__ = ["ending", "failure_hint", "headline", "listing", "network_of", "outcome", "results", "shown"]
+
+_MARKS: Final[Mapping[Status, tuple[str, str]]] = {
+    Status.OK: ("✓", "done"),
+    Status.FAILED: ("✗", "fail"),
+    Status.DAMAGED: ("✗", "fail"),
+    Status.STOPPED: ("■", "look"),
+    Status.INTERRUPTED: ("!", "look"),
+    Status.UNKNOWN: ("?", "look"),
+    Status.RUNNING: ("▸", "strong"),
+    Status.PREPARED: ("▸", "strong"),
+}
+
+#: What to try, by why a run failed.
+_HINTS: Final[Mapping[Reason, str]] = {
+    Reason.OOM_CUDA: "--set memory.gradient_checkpointing=true, a smaller length.batch_size, or the preset sdxl-8gb",
+    Reason.OOM_KILLED: "--set dataset.workers=0, a smaller length.batch_size, or close what else needs memory",
+    Reason.NAN: "a lower optim.unet_lr, --set precision.no_half_vae=true, or --set precision.mixed=bf16",
+    Reason.DISK_FULL: "free some space; lorakit plan says how much a bake needs",
+    Reason.MISSING_FILE: "look at the path: relative ones count from the workspace",
+    Reason.NO_DATA: "lorakit plan shows which pictures are found and why others are skipped",
+    Reason.MISSING_MODULE: "install what it lacks into the trainer's environment; pip install 'lorakit[builtin]' for the built-in one",
+    Reason.PORT_IN_USE: "type it again: another port is taken each time",
+    Reason.BAD_ARGUMENTS: "lorakit check finds what this trainer refuses; see also [extra] in the preset",
+    Reason.KEEPER_LOST: "type the bake again; everything that is needed is in the run folder",
+}
+
+
+def listing(states: Sequence[RunState], *, now: float, width: int | None) -> list[Text]:
+    """The table of `lorakit ls`, in the order given."""
+    head = ["run", "name", "when", "state", "steps", "loss", "dim/alpha", "UNet", "TE", "time", "tags"]
+    rows: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
+    for state in states:
+        network, unet, te = network_of(state)
+        rows.append(
+            [
+                screen.text((state.run.short, "strong")),
+                state.name,
+                screen.moment(state.created, now=now),
+                _state(state),
+                _steps(state),
+                _losses(state),
+                network,
+                unet,
+                te,
+                screen.duration(state.seconds),
+                " ".join(state.tags),
+            ]
+        )
+    if not any(state.tags for state in states):
+        rows = [row[:-1] for row in rows]
+    return screen.columns(rows, gap=3, width=width, flexible=(1,))
+
+
+def network_of(state: RunState) -> tuple[str, str, str]:
+    """Dim/alpha and the rates of UNet and text encoders, as far as the run's preset tells."""
+    try:
+        values = settings(state.run)
+    except ArchiveError:
+        return "–", "–", "–"
+    dim, alpha = values.get("network.dim"), values.get("network.alpha", "dim")
+    network = "–"
+    if isinstance(dim, int):
+        try:
+            network = f"{dim}/{format_number(Alpha.parse(alpha).of(dim))}"
+        except ValueError:
+            network = f"{dim}/{alpha}"
+    return (
+        network,
+        show_value("optim.unet_lr", values.get("optim.unet_lr")),
+        show_value("optim.te_lr", values.get("optim.te_lr")),
+    )
+
+
+def _state(state: RunState) -> Text:
+    mark, meaning = _MARKS[state.status]
+    if state.status is Status.RUNNING:
+        share = f"{state.steps / state.total_steps:.0%}" if state.total_steps else state.phase or "starting"
+        return screen.text((f"{mark} {share}", meaning))
+    if state.status is Status.OK:
+        return screen.text(
+            (f"{mark} {'sealed' if state.sealed else 'not sealed'}", meaning if state.sealed else "look")
+        )
+    word = (
+        state.reason.value.replace("-", " ") if state.status is Status.FAILED and state.reason else state.status.value
+    )
+    return screen.text((f"{mark} {word}", meaning))
+
+
+def _steps(state: RunState) -> str:
+    if state.total_steps is None or state.steps == state.total_steps:
+        return str(state.steps)
+    return f"{state.steps}/{state.total_steps}"
+
+
+def _losses(state: RunState) -> str:
+    if state.loss_first is None:
+        return "–"
+    return f"{screen.loss(state.loss_first)}→{screen.loss(state.loss_last)}"
+
+
+def results(state: RunState) -> list[str | Text]:
+    """Steps, losses, validation and time of a run, as cells of a table."""
+    validation = screen.loss(state.validation) if state.validation is not None else "–"
+    return [_steps(state), _losses(state), validation, screen.duration(state.seconds)]
+
+
+def headline(state: RunState) -> Text:
+    """How a run stands, in one line."""
+    mark, meaning = _MARKS[state.status]
+    name = f"{state.name}_{state.run.short}"
+    parts = [outcome(state)]
+    if state.status is Status.OK or state.checkpoints:
+        if state.loss_first is not None:
+            parts.append(f"loss {screen.loss(state.loss_first)} → {screen.loss(state.loss_last)}")
+        parts.append(screen.count(state.checkpoints, "checkpoint"))
+    if state.is_final:
+        parts.append("sealed" if state.sealed else "not sealed")
+    return screen.text((mark, meaning), " ", (name, "strong"), "  ", " · ".join(parts))
+
+
+def outcome(state: RunState) -> str:
+    """What became of a run, in a few words."""
+    match state.status:
+        case Status.OK:
+            return f"{screen.count(state.steps, 'step')} in {screen.duration(state.seconds)}"
+        case Status.RUNNING:
+            where = f"{state.steps}/{state.total_steps}" if state.total_steps else state.phase or "starting"
+            return f"running, {where}"
+        case _:
+            return state.message or state.status.value
+
+
+def ending(state: RunState, preset: str) -> list[Text]:
+    """The last words of a bake: how it went, where it is kept, what to type next. ``preset`` is what was baked."""
+    short = state.run.short
+    lines = [headline(state)]
+    if state.status is Status.OK:
+        lines.append(_field("run", str(state.run.path)))
+        rows = [
+            ("look", f"lorakit show {short}"),
+            ("check", f"lorakit verify {short}"),
+            ("next", f"lorakit sweep {shlex.quote(preset)} --unet-lr {_around(state)}"),
+        ]
+    else:
+        lines.append(_kept(state))
+        if (hint := failure_hint(state)) is not None:
+            lines.append(_field("try", hint))
+        lines.append(_field("run", str(state.run.path)))
+        rows = [("log", f"lorakit logs {short} --tail 40")]
+        if state.status in {Status.STOPPED, Status.INTERRUPTED}:
+            rows.append(("again", f"lorakit bake {shlex.quote(preset)}"))
+    return [*lines, *(_field(label, command) for label, command in rows)]
+
+
+def failure_hint(state: RunState) -> str | None:
+    """What to try after a failure of a known kind."""
+    return _HINTS.get(state.reason)
+
+
+def _kept(state: RunState) -> Text:
+    kept = f"{screen.count(state.checkpoints, 'checkpoint')}, the full log, everything to run it again"
+    return _field("kept", kept)
+
+
+def _around(state: RunState) -> str:
+    # The same rate with half and double of it: the first sweep that most people want.
+    rate = settings(state.run).get("optim.unet_lr")
+    values = [rate / 2, rate, rate * 2] if isinstance(rate, (int, float)) and rate > 0 else [5e-5, 1e-4, 2e-4]
+    return ",".join(show_value("optim.unet_lr", float(f"{value:.3g}")) for value in values)
+
+
+def _field(label: str, value: str) -> Text:
+    return screen.text("  ", (f"{label:<8}", "same"), value)
+
+
+def shown(state: RunState) -> list[Text]:
+    """One run in full: `lorakit show`."""
+    run = state.run
+    request = read_record(run.request) or {}
+    command = request.get("argv")
+    lines = [headline(state)]
+    rows: list[tuple[str, str]] = [("run", str(run.path))]
+    if state.message and state.status is Status.OK:
+        rows.append(("ended", state.message))
+    rows.append(("baked", _when(state)))
+    if isinstance(command, list):
+        rows.append(("asked", shlex.join(str(word) for word in command)))
+    network, unet, te = network_of(state)
+    rows.append(("network", f"dim/alpha {network}, rates UNet {unet}, TE {te}"))
+    rows += _planned(run.plan)
+    rows += _measured(state)
+    files = _files(state)
+    rows += [("weights" if not at else "", line) for at, line in enumerate(files)]
+    if state.tags:
+        rows.append(("tags", " ".join(state.tags)))
+    if state.status is Status.FAILED and (hint := failure_hint(state)):
+        rows.append(("try", hint))
+    lines += [_field(label, value) for label, value in rows]
+    lines += [screen.text("  ", (f"damaged {problem}", "fail")) for problem in state.problems]
+    if state.log_tail and state.status is not Status.OK:
+        lines.append(screen.text("  ", ("last lines of the log", "same")))
+        lines += [screen.text("    ", line) for line in state.log_tail]
+    short = run.short
+    commands = [f"lorakit logs {short}"] + ([f"lorakit verify {short}"] if state.sealed else [])
+    lines.append(_field("next", " · ".join(commands)))
+    return lines
+
+
+def _when(state: RunState) -> str:
+    now = time.time()
+    parts = [screen.moment(state.started or state.created, now=now)]
+    if state.seconds is not None:
+        parts.append(f"for {screen.duration(state.seconds)}")
+    if state.attempt > 1:
+        parts.append(f"attempt {state.attempt}")
+    return ", ".join(parts)
+
+
+def _planned(path: Any) -> list[tuple[str, str]]:
+    plan = read_record(path) or {}
+    images, steps = plan.get("images"), plan.get("total_steps")
+    if not isinstance(images, int):
+        return []
+    warmup = plan.get("warmup_steps")
+    extra = f", warmup {warmup}" if warmup else ""
+    return [("planned", f"{screen.count(images, 'image')}, {steps} steps over {plan.get('epochs')} epochs{extra}")]
+
+
+def _measured(state: RunState) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    if state.loss_average is not None:
+        parts = f"first {screen.loss(state.loss_first)}, last {screen.loss(state.loss_last)}, average {screen.loss(state.loss_average)}"
+        rows.append(("loss", f"{parts}  (first and last 10 % of the steps)"))
+    if state.validation is not None:
+        rows.append(("validation", screen.loss(state.validation)))
+    if state.steps_per_second:
+        memory = (
+            f", VRAM {screen.size(state.vram)}"
+            if state.vram
+            else f", RAM {screen.size(state.rss)}"
+            if state.rss
+            else ""
+        )
+        rows.append(("speed", f"{screen.speed(state.steps_per_second)}{memory}"))
+    return rows
+
+
+def _files(state: RunState) -> list[str]:
+    folder = state.run.weights
+    if not folder.is_dir():
+        return []
+    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [f"{path.name}  {screen.size(path.stat().st_size)}" for path in found]

@@ -1,0 +1,141 @@
+"""`lorakit ls`, `show`, `logs`, `verify`: what is in the archive."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.options import Json, RunName, Where, workspace_of
+from lorakit.errors import ArchiveError
+
+__all__ = ["logs", "ls", "show", "verify"]
+
+#: So many of the newest runs are listed unless all are asked for.
+_SHOWN = 30
+_LOG_POLL_SECONDS = 0.2
+
+
+def ls(
+    *,
+    everything: Annotated[bool, typer.Option("--all", "-a", help=f"All runs, not only the newest {_SHOWN}.")] = False,
+    as_json: Json = False,
+    workspace: Where = None,
+) -> None:
+    """List the runs, newest first."""
+    from lorakit.archive.records import state
+    from lorakit.archive.run import list_runs
+    from lorakit.cli import run_screens, screen
+
+    runs = list_runs(workspace_of(workspace).runs)[::-1]
+    if as_json:
+        screen.print_json([state(run).to_json() for run in runs])
+        return
+    out = screen.console()
+    if not runs:
+        out.print(screen.text("there are no runs yet; lorakit bake PRESET makes one"))
+        return
+    chosen = runs if everything else runs[:_SHOWN]
+    for line in run_screens.listing([state(run) for run in chosen], now=time.time(), width=screen.fitting(out)):
+        out.print(line)
+    if len(chosen) < len(runs):
+        out.print(screen.text((f"{len(runs) - len(chosen)} older: lorakit ls --all", "same")))
+
+
+def show(run: RunName = "latest", *, as_json: Json = False, workspace: Where = None) -> None:
+    """Show one run: how it ended, with what, what it left."""
+    from lorakit.archive.records import state
+    from lorakit.archive.run import open_run
+    from lorakit.cli import run_screens, screen
+    from lorakit.verdict.settings import settings
+
+    found = state(open_run(workspace_of(workspace).runs, run))
+    if as_json:
+        screen.print_json({**found.to_json(), "settings": settings(found.run)})
+        return
+    out = screen.console()
+    for line in run_screens.shown(found):
+        out.print(line)
+
+
+def logs(
+    run: RunName = "latest",
+    *,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the run ends.")] = False,
+    workspace: Where = None,
+) -> None:
+    """Print what a run's training printed."""
+    from lorakit.archive.records import state
+    from lorakit.archive.run import open_run
+
+    found = open_run(workspace_of(workspace).runs, run)
+    path = found.last_attempt.log
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below; the with would hide the one line that may fail)
+    except FileNotFoundError:
+        raise ArchiveError(
+            f"{found.id} has no log yet", todo=f"lorakit show {found.short} says how it stands"
+        ) from None
+    out = sys.stdout.buffer
+    with file:
+        if tail is not None:
+            file.seek(_start_of_last(file.fileno(), tail))
+        while True:
+            over = not follow or state(found).is_final  # asked before reading: what comes in between is read below
+            while data := file.read(1 << 16):
+                out.write(data)
+            out.flush()
+            if over:
+                return
+            time.sleep(_LOG_POLL_SECONDS)
+
+
+def _start_of_last(handle: int, count: int) -> int:
+    """Where the last ``count`` lines of a file begin; an unfinished last line counts as one."""
+    position = os.fstat(handle).st_size
+    if count == 0 or position == 0:
+        return position
+    wanted = count + (os.pread(handle, 1, position - 1) == b"\n")
+    while position > 0:
+        size = min(1 << 16, position)
+        block = os.pread(handle, size, position - size)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            wanted -= 1
+            if wanted == 0:
+                return position - size + at + 1
+        position -= size
+    return 0
+
+
+def verify(run: RunName = "latest", *, as_json: Json = False, workspace: Where = None) -> None:
+    """Check a run against its seal; exit code 9 when anything differs."""
+    from lorakit.archive.run import open_run, read_record
+    from lorakit.archive.seal import manifests
+    from lorakit.archive.seal import verify as differences_of
+    from lorakit.cli import screen
+
+    found = open_run(workspace_of(workspace).runs, run)
+    differences = differences_of(found)
+    if as_json:
+        screen.print_json(
+            {"id": found.id, "whole": not differences, "differences": [one.to_json() for one in differences]}
+        )
+        if differences:
+            raise typer.Exit(ArchiveError.exit_code)
+        return
+    if not differences:
+        records = [read_record(path) or {} for path in manifests(found)]
+        sizes = [entry["size"] for record in records for entry in record["files"].values()]
+        told = f"{len(sizes)} files, {screen.size(sum(sizes))}, all as they were sealed"
+        screen.console().print(screen.text(("✓ ", "done"), (f"{found.name}_{found.short}", "strong"), f"  {told}"))
+        return
+    raise ArchiveError(
+        f"{found.id} differs from its seal in {len(differences)} file{'s' if len(differences) > 1 else ''}",
+        why="\n".join(screen.plain(f"{one.kind:<10} {one.path}  {one.detail}".rstrip()) for one in differences),
+        todo="what is missing or changed came about after the bake; the run's own numbers may not be relied on",
+    )

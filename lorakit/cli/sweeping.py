@@ -1,0 +1,239 @@
+"""`lorakit sweep`: a grid of bakes, one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.options import Json, TrainerKind, Where, complete_preset, workspace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from lorakit.archive.run import Run
+    from lorakit.sweep.scheduler import Outcome
+    from lorakit.sweep.trials import Sweep, Trial
+    from lorakit.workspace import Workspace
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    preset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PRESET",
+            autocompletion=complete_preset,
+            help="A preset file or a name in presets/; presets/default.toml or that of the latest run if not given.",
+        ),
+    ] = None,
+    *,
+    unet_lr: Annotated[str | None, typer.Option(metavar="RATES", help="Rates of the UNet: 1e-4,2.5e-4")] = None,
+    te_lr: Annotated[
+        str | None, typer.Option(metavar="RATES", help="Rates of the text encoders: 1.5e-5,5e-5 or pairs 5e-5/2e-5")
+    ] = None,
+    dim: Annotated[str | None, typer.Option(metavar="DIMS", help="Ranks: 16,32")] = None,
+    alpha: Annotated[str | None, typer.Option(metavar="ALPHAS", help="Alphas: 8,16 or dim/2,dim")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=V1,V2", help="Values of any key; may be repeated.")
+    ] = None,
+    trainer: TrainerKind = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and bake none.")] = False,
+    as_json: Json = False,
+    workspace: Where = None,
+) -> None:
+    """Bake every combination of some values, one run after another.
+
+    Typed again, it goes on: what is done is skipped. A run that fails does not stop the rest; Ctrl-C stops the run and
+    the sweep.
+    """
+    from lorakit.cli import screen
+    from lorakit.errors import UsageError
+    from lorakit.sweep import scheduler, trials
+    from lorakit.sweep.axes import parse_axes
+
+    place = workspace_of(workspace)
+    given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha}
+    axes = parse_axes(given, sets or ())
+    if not axes:
+        raise UsageError("a sweep needs values to try", todo="lorakit sweep PRESET --unet-lr 1e-4,2.5e-4")
+    out = screen.console(err=as_json)
+    path = _preset(preset, place, out)
+    overrides = [] if trainer is None else [f"trainer.kind={trainer}"]
+    with _looking(out) as on_trial:
+        found = trials.prepare(path, overrides, axes, place, on_trial=on_trial)
+    if dry_run:
+        _print_dry_run(found, out, as_json=as_json)
+        return
+    began = time.monotonic()
+    outcomes = list(scheduler.run(found, lambda trial, lineage: _bake(found, trial, lineage, place, out)))
+    if as_json:
+        screen.print_json({"sweep": found.id, "trials": [_outcome_json(one) for one in outcomes]})
+    else:
+        for line in _report(found, outcomes, time.monotonic() - began, screen.fitting(out)):
+            out.print(line)
+    raise typer.Exit(scheduler.exit_code(outcomes))
+
+
+def _preset(named: str | None, workspace: Workspace, out: Console) -> Path:
+    from lorakit.cli import screen
+    from lorakit.preset.files import find_preset
+    from lorakit.sweep.trials import default_preset
+
+    if named is not None:
+        return find_preset(named, workspace.presets)
+    path, why = default_preset(workspace)
+    out.print(screen.text(("preset  ", "same"), why))
+    return path
+
+
+@contextmanager
+def _looking(out: Console) -> Iterator[Callable[[int, int], None] | None]:
+    """A line that says how many trials are checked and planned, where somebody can see it."""
+    from lorakit.cli import screen
+
+    if not out.is_terminal:
+        yield None
+        return
+    with out.status(screen.text("checking the trials")) as status:
+        yield lambda done, total: status.update(screen.text(f"checking the trials  {done}/{total}"))
+
+
+def _bake(sweep: Sweep, trial: Trial, lineage: dict[str, Any], workspace: Workspace, out: Console) -> Run:
+    from lorakit.archive.records import state
+    from lorakit.cli import run_screens, screen
+    from lorakit.cli.baking import bake_in_view
+    from lorakit.cli.trouble import problem_lines
+    from lorakit.errors import LorakitError, Problem
+
+    out.print(screen.text((f"trial {lineage['index']}/{lineage['of']}  ", "same"), _told(trial)))
+    try:
+        run = bake_in_view(trial.resolved, workspace, out, lineage=sweep.lineage(trial))
+    except LorakitError as error:
+        problems = error.problems or (Problem(error.what, error.why, error.todo),)
+        for line in problem_lines(problems):
+            out.print(line)
+        raise
+    out.print(run_screens.headline(state(run)))
+    return run
+
+
+def _told(trial: Trial) -> str:
+    from lorakit.sweep.axes import label
+
+    return "  ".join(f"{label(key)} {value}" for key, value in trial.point)
+
+
+def _print_dry_run(sweep: Sweep, out: Console, *, as_json: bool) -> None:
+    from lorakit.cli import screen
+
+    if as_json:
+        rows = [
+            {**_trial_json(trial), "total_steps": trial.plan.total_steps, "done": trial.done.id if trial.done else None}
+            for trial in sweep.trials
+        ]
+        screen.print_json({"sweep": sweep.id, "preset": str(sweep.preset), "seed": sweep.seed, "trials": rows})
+        return
+    head = ["trial", *_heads(sweep), "images", "steps", "writes", ""]
+    table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
+    for at, trial in enumerate(sweep.trials, 1):
+        plan = trial.plan
+        done = screen.text((f"✓ done: {trial.done.short}", "done")) if trial.done else screen.text("to bake")
+        values = [value for _, value in trial.point]
+        table.append([str(at), *values, str(plan.images), str(plan.total_steps), screen.size(plan.disk.needed), done])
+    for line in screen.columns(table, gap=3):
+        out.print(line)
+    left = sum(trial.done is None for trial in sweep.trials)
+    out.print(screen.text(f"{_shape(sweep)} · {left} of {len(sweep.trials)} to bake{_seed(sweep)}"))
+
+
+def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: int | None) -> list[Text]:
+    from lorakit.archive.records import state
+    from lorakit.cli import run_screens, screen
+
+    done = [one for one in outcomes if one.ended in {"baked", "done before"}]
+    skipped = sum(one.ended == "done before" for one in outcomes)
+    told = f"{len(done)} of {len(outcomes)} done" + (f", {skipped} of them before" if skipped else "")
+    lines = [
+        screen.text(""),
+        screen.text(
+            (f"sweep {sweep.id}", "strong"), f" · {_shape(sweep)} · {told} · {screen.duration(seconds)}{_seed(sweep)}"
+        ),
+    ]
+    head = ["run", *_heads(sweep), "outcome", "steps", "loss", "validation", "time"]
+    table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
+    for one in outcomes:
+        row: list[str | Text] = [
+            one.run.short if one.run else "–",
+            *(value for _, value in one.trial.point),
+            _ended(one),
+        ]
+        if one.run is not None:
+            found = state(one.run)
+            row += run_screens.results(found)
+        elif one.error is not None:
+            row += ["", one.error.what]
+        table.append(row)
+    lines += screen.columns(table, gap=3, width=width)
+    runs = [one.run.short for one in done if one.run is not None]
+    if len(runs) > 1:
+        lines.append(screen.text(("next: ", "same"), f"lorakit compare {' '.join(runs)}"))
+    elif any(one.ended in {"failed", "stopped"} for one in outcomes):
+        lines.append(screen.text(("next: ", "same"), "lorakit ls tells why; typed again, the sweep goes on"))
+    return lines
+
+
+def _heads(sweep: Sweep) -> list[str]:
+    from lorakit.sweep.axes import label
+
+    return [label(axis.key) for axis in sweep.axes]
+
+
+def _shape(sweep: Sweep) -> str:
+    return " × ".join(str(len(axis.values)) for axis in sweep.axes)
+
+
+def _seed(sweep: Sweep) -> str:
+    return f" · seed {sweep.seed}, drawn for all" if sweep.seed_drawn else ""
+
+
+def _ended(outcome: Outcome) -> Text:
+    from lorakit.cli import screen
+
+    mark, meaning = {
+        "baked": ("✓", "done"),
+        "done before": ("✓", "done"),
+        "failed": ("✗", "fail"),
+        "stopped": ("■", "look"),
+        "not started": ("–", "same"),
+    }[outcome.ended.value]
+    return screen.text((f"{mark} {outcome.ended.value}", meaning))
+
+
+def _trial_json(trial: Trial) -> dict[str, Any]:
+    return {
+        "name": trial.resolved.preset.name,
+        "point": dict(trial.point),
+        "trial": trial.identity,
+        "trainer": trial.trainer,
+        "seed": trial.resolved.preset.seed,
+    }
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    from lorakit.archive.records import state
+
+    return {
+        **_trial_json(outcome.trial),
+        "outcome": outcome.ended.value,
+        "error": outcome.error.what if outcome.error else None,
+        "run": state(outcome.run).to_json() if outcome.run else None,
+    }
