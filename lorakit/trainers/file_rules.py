@@ -1,4 +1,7 @@
-"""LK301…: rules about the files that a preset names: models, weights, prompts, a dataset TOML."""
+"""LK303…: rules about what is in the files that a preset names: tokenizers, weights, prompts, a dataset TOML.
+
+Whether files are there and whole is looked at where a bake is prepared; a file that is not says nothing here.
+"""
 
 from __future__ import annotations
 
@@ -80,29 +83,6 @@ def _weights(preset: Preset, workspace: Workspace) -> LoraFile | None:
     return read_lora(workspace.resolve(text)) if text and text.endswith(".safetensors") else None
 
 
-def _missing(workspace: Workspace, text: str | None) -> str:
-    path = workspace.resolve(text) if text else None
-    return "" if path is None or path.exists() else str(path)
-
-
-@TABLE.error(
-    "LK301", "base.model", "the base model is not there",
-    why="the trainer would take its name for one on a hub, and fail to load it",
-    todo="put the checkpoint there, or set base.model to where it is (relative paths count from the workspace)",
-)  # fmt: skip
-def _the_model_is_there(preset: Preset, workspace: Workspace) -> bool | str:
-    return _missing(workspace, preset.base.model)
-
-
-@TABLE.error(
-    "LK302", "base.vae", "the VAE is not there",
-    why="the trainer would take its name for one on a hub, and fail to load it",
-    todo="put the file there, or set base.vae to where it is",
-)  # fmt: skip
-def _the_vae_is_there(preset: Preset, workspace: Workspace) -> bool | str:
-    return _missing(workspace, preset.base.vae)
-
-
 @TABLE.error(
     "LK303", "base.tokenizer_cache", "the folder does not hold both tokenizers",
     why="without them the trainer asks a hub, and without a hub it fails with an obscure error",
@@ -116,22 +96,13 @@ def _tokenizers_are_there(preset: Preset, workspace: Workspace) -> bool | str:
 
 
 @TABLE.error(
-    "LK311", "network.weights", "the weights to go on from are not there",
-    why="the trainer would fail after loading the model",
-    todo="set network.weights to a finished LoRA, for instance runs/<run>/weights/<name>.safetensors",
-)  # fmt: skip
-def _weights_are_there(preset: Preset, workspace: Workspace) -> bool | str:
-    return _missing(workspace, preset.network.weights)
-
-
-@TABLE.error(
     "LK312", "network.weights", "the weights are no LoRA that can be gone on with",
     why="the file is torn, or its tensors are not named as the trainer's LoRAs are, which it would pass over without a word",
     todo="give a .safetensors LoRA that was made by sd-scripts or lorakit",
 )  # fmt: skip
 def _weights_are_a_lora(preset: Preset, workspace: Workspace) -> bool | str:
     text = preset.network.weights
-    if not text or not text.endswith(".safetensors") or _missing(workspace, text):
+    if not text or not text.endswith(".safetensors") or not workspace.resolve(text).is_file():
         return False
     found = _weights(preset, workspace)
     return text if found is None or not found.dims else False
@@ -182,15 +153,6 @@ def _untrained_parts_are_lost(preset: Preset, workspace: Workspace) -> bool | st
     lost = [] if trains_unet(preset) else ["unet"]
     lost += [] if trains_te(preset) else ["te1", "te2"]
     return ", ".join(part for part in lost if part in found.parts)
-
-
-@TABLE.error(
-    "LK321", "sample.prompts", "the prompt file is not there",
-    why="the trainer would say so in its log and go on without samples",
-    todo="write the file, one prompt a line, or leave sample.prompts out",
-)  # fmt: skip
-def _prompts_are_there(preset: Preset, workspace: Workspace) -> bool | str:
-    return _missing(workspace, preset.sample.prompts)
 
 
 @TABLE.error(

@@ -1,26 +1,13 @@
-"""LK001…: the base model, precision and memory."""
+"""LK002…: the base model, precision and memory."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Final
 
 from lorakit.preset.models import Preset
 from lorakit.preset.rules.rule import Table, TrainerKind
 
 TABLE: Final = Table[TrainerKind]("Base model, precision, memory")
-_PICKLES: Final = frozenset({".ckpt", ".pt", ".pth", ".bin"})
-
-
-@TABLE.error(
-    "LK001", "base.allow_pickle", "a pickle would be opened",
-    why="files of this kind are Python pickles, which can run any code when they are read",
-    todo="use a .safetensors file, or set base.allow_pickle = true for a file whose origin you trust",
-)  # fmt: skip
-def _pickle_is_not_opened_unasked(preset: Preset, _: TrainerKind) -> bool | str:
-    paths = (preset.base.model, preset.base.vae, preset.network.weights)
-    pickles = [path for path in paths if path and PurePath(path).suffix.lower() in _PICKLES]
-    return ", ".join(pickles) if pickles and not preset.base.allow_pickle else False
 
 
 @TABLE.warning(
