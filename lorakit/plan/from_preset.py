@@ -108,8 +108,7 @@ def _blueprint(preset: Preset, workspace: Workspace, extra: Mapping[str, Any]) -
     asked = preset.dataset
     if asked.config:
         return from_toml(workspace.resolve(asked.config), defaults, root=workspace.root)
-    if not asked.path:
-        raise DatasetError("the preset names no dataset", todo="set dataset.path or dataset.config")
+    assert asked.path, "the preset's models ask for path or config"
     reg = workspace.resolve(asked.reg_path) if asked.reg_path else None
     return from_folders(workspace.resolve(asked.path), reg, defaults)
 

@@ -23,7 +23,7 @@ def prompt_sizes(path: Path) -> tuple[tuple[int, int], ...] | None:
     try:
         text = path.read_text(encoding="utf-8")
         prompts = _prompts(text, path.suffix.lower())
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
     return None if prompts is None else tuple(_size(prompt) for prompt in prompts)
 
