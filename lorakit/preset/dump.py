@@ -59,8 +59,14 @@ def spell(value: Any, path: KeyPath = ()) -> str:
         )
     if isinstance(value, Path):
         value = str(value)
-    # JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is and TOML refuses.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's escapes are TOML's too. What cannot be seen is escaped as well: some editors break lines there.
+    return "".join(
+        letter if letter.isprintable() else _escaped(letter) for letter in json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _escaped(letter: str) -> str:
+    return f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}"
 
 
 def _lines(

@@ -61,12 +61,11 @@ def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> ResolvedP
 def _load(source: Source, overrides: Sequence[str]) -> ResolvedPreset:
     problems: list[Problem] = []
     files = _chain(source, problems)
-    layers = [Layer("parent" if file is not source else "preset", _values(file), file) for file in reversed(files)]
-    layers += _override_layers(overrides, problems)
-    # The user's own file first: it is what they look at.
-    for layer in sorted(layers, key=lambda layer: ("preset", "parent", "set").index(layer.kind)):
+    layers = [Layer("preset" if file is source else "parent", _values(file), file) for file in files]
+    sets = list(_override_layers(overrides, problems))
+    for layer in (*layers, *sets):
         problems += _check(layer)
-    data, origins = merge(layers)
+    data, origins = merge([*reversed(layers), *sets])
     try:
         preset = Preset.model_validate(data)
     except ValidationError as error:

@@ -61,6 +61,7 @@ def display(path: Path) -> str:
 def read_source(path: Path) -> Source:
     """Read and parse a preset file. Raises PresetError with one problem."""
     try:
+        path = path.absolute()  # provenance stays true when the current folder changes
         raw = _read(path)
     except ValueError as error:
         _refuse(path, f"{display(path)} is not a path", f"the system refuses it: {error}")
