@@ -59,9 +59,10 @@ class Reason(StrEnum):
 class Evidence:
     """What is known about an ended training.
 
-    ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started; ``unreported``
-    the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile; ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for; ``nonfinite``
-    the number of steps with a loss of nan or inf; ``result`` is "whole", "torn" or "missing": the final LoRA file.
+    ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started;
+    ``unreported`` the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile;
+    ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for; ``nan_since`` the step from which on
+    every loss was NaN or infinite; ``result`` is "whole", "torn" or "missing": the final LoRA file.
     """
 
     started: bool = True
@@ -74,7 +75,7 @@ class Evidence:
     stop_level: int = 0
     end_reason: str | None = None
     end_message: str = ""
-    nonfinite: int = 0
+    nan_since: int | None = None
     steps: int = 0
     total_steps: int | None = None
     result: str = "whole"
@@ -101,7 +102,7 @@ def diagnose(evidence: Evidence) -> Verdict:
     failed = evidence.code != 0 or evidence.unreported or (evidence.launcher != 0 and not evidence.started)
     if failed:
         return _failed(evidence)
-    if evidence.end_reason in {"nan", "error"}:
+    if evidence.end_reason in {"nan", "error"} or evidence.nan_since is not None:
         return _failed(evidence)
     if evidence.end_reason == "stopped":
         return _stopped(evidence)
@@ -165,16 +166,15 @@ def _failed(evidence: Evidence) -> Verdict:
 
 
 def _why(evidence: Evidence) -> tuple[Reason, str]:
-    lines = evidence.log
+    lines = without_launcher(evidence.log)
     text = "\n".join(lines)
     for pattern, reason, explain in _CAUSES:
-        found = None
-        for found in pattern.finditer(text):  # the last one is the one that ended it
-            pass
-        if found is not None:
-            return reason, explain(found)
-    if evidence.end_reason == "nan" or evidence.nonfinite:
-        return Reason.NAN, evidence.end_message or "the loss became NaN or infinite"
+        found = list(pattern.finditer(text))
+        if found:  # the last one is the one that ended it
+            return reason, explain(found[-1])
+    if evidence.end_reason == "nan" or evidence.nan_since is not None:
+        since = "" if evidence.nan_since is None else f" at step {evidence.nan_since} and stayed so"
+        return Reason.NAN, evidence.end_message or f"the loss became NaN or infinite{since}"
     if evidence.signal is not None:
         return _signalled(evidence, evidence.signal)
     if evidence.unreported:
@@ -187,7 +187,8 @@ def _why(evidence: Evidence) -> tuple[Reason, str]:
     if exception := last_exception(lines):
         return Reason.ERROR, exception
     code = evidence.code if evidence.code not in {None, 0} else evidence.launcher
-    return Reason.ERROR, _with_log(f"ended with {_how(code or 0)}", lines)
+    who = f"rank {evidence.rank} " if evidence.rank else ""
+    return Reason.ERROR, _with_log(f"{who}ended with {_how(code or 0)}", lines)
 
 
 def _signalled(evidence: Evidence, number: int) -> tuple[Reason, str]:
@@ -292,6 +293,16 @@ def _steps(evidence: Evidence) -> str:
     if evidence.total_steps and evidence.steps != evidence.total_steps:
         return f"step {evidence.steps} of {evidence.total_steps}"
     return f"{evidence.steps} steps"
+
+
+def without_launcher(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """A log without what torch's launcher says at its end about a failed rank: that is never the cause."""
+    kept = [line for line in lines if "torch/distributed/elastic/" not in line]
+    end = next((at for at, line in enumerate(kept) if line.startswith(_WRAPPERS[1])), None)
+    if end is None:
+        return tuple(kept)
+    begin = max((at for at in range(end) if kept[at].startswith("Traceback (most recent call last)")), default=end)
+    return tuple(kept[:begin])
 
 
 def log_tail(path: Path, lines: int = 40) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class Progress:
 
     ``steps`` counts optimizer steps done, those of earlier attempts included when the trainer went on from ``first_step``.
     ``loss_first`` and ``loss_last`` are the means of the first and last tenth of this attempt's steps (a single step's loss
-    is mostly noise), ``loss_average`` of all. ``steps_per_second`` comes from the trainer's own clock. Memory in bytes.
+    is mostly noise), ``loss_average`` of all; ``nan_since`` is the step from which on every loss was NaN or infinite. ``steps_per_second`` comes from the trainer's own clock. Memory in bytes.
     """
 
     steps: int = 0
@@ -46,7 +46,7 @@ class Progress:
     loss_last: float | None = None
     loss_average: float | None = None
     validation: float | None = None
-    nonfinite: int = 0
+    nan_since: int | None = None
     steps_per_second: float | None = None
     lr: Mapping[str, float] = field(default_factory=dict)
     grad_norm: Mapping[str, float] = field(default_factory=dict)
@@ -71,11 +71,17 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
     saved: list[Saved] = []
     warnings: list[str] = []
     values: dict[str, Any] = {}
-    nonfinite = samples = 0
+    nan_since: int | None = None
+    samples = 0
     for record in records:
         kind = record.get("type")
         if kind == "step":
-            losses, nonfinite = _loss(record, losses, nonfinite)
+            loss = record.get("loss")
+            if isinstance(loss, str):  # the writer's way to say nan or inf
+                nan_since = _int(record.get("step")) if nan_since is None else nan_since
+            elif isinstance(loss, (int, float)):
+                losses.append(float(loss))
+                nan_since = None
             _keep(values, record, step="steps", epoch="epoch")
             if isinstance(spent := record.get("seconds"), (int, float)):
                 seconds.append(float(spent))
@@ -106,8 +112,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
         elif kind == "sample":
             samples += 1
         elif kind == "validation":
-            if isinstance(loss := record.get("loss"), (int, float)):
-                values["validation"] = float(loss)
+            if isinstance(measured := record.get("loss"), (int, float)):
+                values["validation"] = float(measured)
         elif kind == "warn":
             warnings.append(str(record.get("message", "")))
         elif kind == "end":
@@ -120,21 +126,12 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
         loss_first=_mean(losses[:tenth]),
         loss_last=_mean(losses[-tenth:]),
         loss_average=_mean(losses),
-        nonfinite=nonfinite,
+        nan_since=nan_since,
         steps_per_second=_speed(seconds),
         saved=tuple(saved),
         samples=samples,
         warnings=tuple(warnings),
     )
-
-
-def _loss(record: Mapping[str, Any], losses: list[float], nonfinite: int) -> tuple[list[float], int]:
-    loss = record.get("loss")
-    if isinstance(loss, (int, float)) and not isinstance(loss, bool):
-        losses.append(float(loss))
-    elif isinstance(loss, str):  # the writer's way to say nan or inf
-        nonfinite += 1
-    return losses, nonfinite
 
 
 def _keep(values: dict[str, Any], record: Mapping[str, Any], **names: str) -> None:
@@ -173,5 +170,8 @@ def progress_from_log(text: str) -> Progress:
         return Progress()
     average = None if loss is None or loss == "nan" else float(loss)
     return Progress(
-        steps=int(last.group(1)), total_steps=int(last.group(2)), loss_average=average, nonfinite=int(loss == "nan")
+        steps=int(last.group(1)),
+        total_steps=int(last.group(2)),
+        loss_average=average,
+        nan_since=int(last.group(1)) if loss == "nan" else None,
     )

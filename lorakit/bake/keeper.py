@@ -174,7 +174,7 @@ def _end(
             steps=told.steps,
             total_steps=progress.total_steps or told.total_steps,
             loss_average=told.loss_average,
-            nonfinite=told.nonfinite,
+            nan_since=told.nan_since,
         )
     if outcome is None:
         verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}")
@@ -219,7 +219,7 @@ def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result
         stop_level=outcome.stop_level,
         end_reason=progress.end_reason,
         end_message=progress.end_message,
-        nonfinite=progress.nonfinite,
+        nan_since=progress.nan_since,
         steps=progress.steps,
         total_steps=progress.total_steps,
         result=result,

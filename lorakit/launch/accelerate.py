@@ -141,7 +141,8 @@ def launch_argv(
 
     Without ``shim`` it is the line a person would type. ``port`` overrides the config's, for when that is no longer free.
     """
-    line = [python, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    # --quiet: a failed child is told by the shim's record; the launcher's own traceback would only bury the child's.
+    line = [python, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"]
     line += ["--num_cpu_threads_per_process", str(threads)]
     if port is not None:
         line += ["--main_process_port", str(port)]

@@ -30,6 +30,8 @@ TICK: Final = 0.1
 TERM_GRACE: Final = 15.0
 #: Seconds the ranks may take to end by themselves once the launcher is gone.
 ORPHAN_GRACE: Final = 8.0
+#: Seconds that other processes of the training may take once every rank has ended.
+STRAY_GRACE: Final = 0.5
 
 #: What a parent launch or a user's own default would leak into the training.
 _FOREIGN: Final = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "TORCH_ELASTIC_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
@@ -184,7 +186,7 @@ def supervise(
         signal.sigtimedwait(waited, TICK)
     process.returncode = os.waitstatus_to_exitcode(status)
     level = max(level, stop_level())
-    survivors = _end_rest(launch.cookie, stop_level, level, deadline)
+    survivors = _end_rest(launch, stop_level, level, deadline)
     ranks, unreported = read_ranks(launch.folder / "ranks")
     return Outcome(
         launcher=process.returncode,
@@ -251,12 +253,15 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _end_rest(cookie: str, stop_level: Callable[[], int], level: int, deadline: float) -> tuple[ProcessId, ...]:
-    """End whatever of the training outlived its launcher; those that even KILL did not end."""
-    grace = time.monotonic() + ORPHAN_GRACE
-    while rest := processes_with_cookie(cookie):
-        now = time.monotonic()
-        if max(level, stop_level()) >= StopLevel.KILL or now > min(grace, deadline):
+def _end_rest(launch: Launch, stop_level: Callable[[], int], level: int, deadline: float) -> tuple[ProcessId, ...]:
+    """End whatever of the training outlived its launcher; those that even KILL did not end.
+
+    Ranks that lost their launcher get time to end and to record it; what is left after all ranks have, hardly any.
+    """
+    began = time.monotonic()
+    while rest := processes_with_cookie(launch.cookie):
+        grace = ORPHAN_GRACE if read_ranks(launch.folder / "ranks")[1] else STRAY_GRACE
+        if max(level, stop_level()) >= StopLevel.KILL or time.monotonic() > min(began + grace, deadline):
             break
         wait_gone(rest, TICK)
         _reap(0)
@@ -265,7 +270,7 @@ def _end_rest(cookie: str, stop_level: Callable[[], int], level: int, deadline: 
         kill_all(rest, signal.SIGKILL)
         wait_gone(rest, 2.0)
         _reap(0)
-        rest = processes_with_cookie(cookie)
+        rest = processes_with_cookie(launch.cookie)
         rounds += 1
     return rest
 
