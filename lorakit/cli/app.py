@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lorakit._version import __version__
-from lorakit.cli import baking, init, presets, runs, sweeping
+from lorakit.cli import baking, comparing, init, presets, runs, sweeping
 from lorakit.cli.options import Where
 
 __all__ = ["app", "command"]
@@ -54,6 +54,7 @@ for function in (
     runs.logs,
     runs.verify,
     sweeping.sweep,
+    comparing.compare,
 ):
     app.command()(function)
 

@@ -10,7 +10,17 @@ import typer
 from lorakit.errors import WorkspaceError
 from lorakit.workspace import Workspace, find_workspace
 
-__all__ = ["Json", "PresetName", "RunName", "Set", "TrainerKind", "Where", "complete_preset", "workspace_of"]
+__all__ = [
+    "Json",
+    "PresetName",
+    "RunName",
+    "Set",
+    "TrainerKind",
+    "Where",
+    "complete_preset",
+    "complete_run",
+    "workspace_of",
+]
 
 
 def _from_group(ctx: typer.Context, value: str | None) -> str | None:
@@ -26,7 +36,8 @@ def complete_preset(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What the shell offers for RUN: the ids in runs/, newest first."""
     folder = workspace_of(ctx.params.get("workspace")).runs
     if not folder.is_dir():
         return []
@@ -50,7 +61,7 @@ PresetName = Annotated[
 RunName = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", autocompletion=_complete_run, help="Any unique beginning of a run's id or name, or `latest`."
+        metavar="RUN", autocompletion=complete_run, help="Any unique beginning of a run's id or name, or `latest`."
     ),
 ]
 Set = Annotated[

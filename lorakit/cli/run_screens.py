@@ -32,6 +32,8 @@ _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
     Status.PREPARED: ("▸", "strong"),
 }
 
+_LABEL: Final = 12
+
 #: What to try, by why a run failed.
 _HINTS: Final[Mapping[Reason, str]] = {
     Reason.OOM_CUDA: "--set memory.gradient_checkpointing=true, a smaller length.batch_size, or the preset sdxl-8gb",
@@ -192,7 +194,7 @@ def _around(state: RunState) -> str:
 
 
 def _field(label: str, value: str) -> Text:
-    return screen.text("  ", (f"{label:<8}", "same"), value)
+    return screen.text("  ", (f"{label:<{_LABEL}}", "same"), value)
 
 
 def shown(state: RunState) -> list[Text]:
@@ -202,8 +204,6 @@ def shown(state: RunState) -> list[Text]:
     command = request.get("argv")
     lines = [headline(state)]
     rows: list[tuple[str, str]] = [("run", str(run.path))]
-    if state.message and state.status is Status.OK:
-        rows.append(("ended", state.message))
     rows.append(("baked", _when(state)))
     if isinstance(command, list):
         rows.append(("asked", shlex.join(str(word) for word in command)))

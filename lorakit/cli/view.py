@@ -32,6 +32,8 @@ CTRL_C: Final = "Ctrl-C stops after this step and keeps what is trained"
 
 _PARTS: Final = {"unet": "UNet", "te1": "TE1", "te2": "TE2"}
 _PHASES: Final = {
+    "scan": "reading the dataset",
+    "import": "starting the trainer",
     "load": "loading the models",
     "cache_latents": "caching latents",
     "cache_text": "caching captions",

@@ -104,14 +104,16 @@ def grid(axes: Sequence[Axis]) -> tuple[tuple[tuple[str, str], ...], ...]:
 
 
 def label(key: str) -> str:
-    """How a key is called in the names of trials and the heads of tables."""
-    return dict(SHORTHANDS.values()).get(key, key.rpartition(".")[2])
+    """How a key is called in tables: short where it has an option of its own."""
+    return dict(SHORTHANDS.values()).get(key, key)
 
 
 def trial_name(base: str, axes: Sequence[Axis], point: Sequence[tuple[str, str]]) -> str:
     """The preset's name with what varies: ``hifumi-unet2.5e-4-te5e-5``; files in one folder must not look alike."""
     varying = {axis.key for axis in axes if len(axis.values) > 1}
     parts = [
-        f"{label(key)}{re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}" for key, value in point if key in varying
+        f"{label(key).rpartition('.')[2]}{re.sub(r'[^A-Za-z0-9.+-]+', '_', value).strip('_')}"
+        for key, value in point
+        if key in varying
     ]
     return "-".join([base, *parts])
