@@ -57,7 +57,8 @@ class RenderPaths:
 
     def resolve(self, text: str) -> str:
         """An absolute path without ``..``, as text."""
-        path = Path(os.path.normpath(self.root / Path(text).expanduser()))
+        # A ~ before nobody's name is a name like any other.
+        path = Path(os.path.normpath(self.root / os.path.expanduser(text)))
         return str(self.links.get(path, path))
 
 
@@ -185,11 +186,10 @@ def _optimizer_args(_: _Context, args: Mapping[str, Any]) -> Iterable[Option]:
 
 def _literal(value: Any) -> str:
     # The trainer reads a Python literal; optimizers expect a tuple where TOML writes an array.
-    return repr(_tuples(value)).replace(", ", ",") if isinstance(value, list) else repr(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        items = ",".join(map(_literal, value))
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    return repr(value)
 
 
 def _unet_lr(context: _Context, rate: float) -> Iterable[Option]:
