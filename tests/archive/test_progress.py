@@ -1,0 +1,103 @@
+"""The sum of a progress file, and of a log where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorakit.archive.progress import Progress, Saved, progress_from_log, read_progress, summarise
+from lorakit.protocol import Writer
+
+
+def test_no_file_is_no_progress(tmp_path: Path) -> None:
+    assert read_progress(tmp_path / "none") == Progress()
+
+
+def test_everything_is_summed_up(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    writer = Writer(path)
+    writer.write("start", total_steps=30, epochs=3, first_step=10)
+    writer.write("phase", name="cache_latents", done=3, total=9)
+    assert (read_progress(path).phase, read_progress(path).phase_done, read_progress(path).steps) == (
+        "cache_latents",
+        3,
+        10,
+    )
+    for step in range(11, 31):
+        lr = {"unet": 1e-4, "te1": 1e-5}
+        writer.write("step", step=step, epoch=1 + step // 11, loss=30.0 - step, lr=lr, seconds=0.5, rss=step, vram=None)
+    writer.write("save", step=30, epoch=3, path="/a", bytes=9, kind="final")
+    writer.write("sample", step=30, epoch=3, path="/b", prompt="p")
+    writer.write("validation", step=30, epoch=3, loss=0.125)
+    writer.write("warn", message="look")
+    writer.write("end", reason="ok", steps=30, message="")
+    writer.close()
+    found = read_progress(path)
+    assert (found.steps, found.total_steps, found.first_step, found.epochs) == (30, 30, 10, 3)
+    assert (found.loss_first, found.loss_last, found.loss_average) == (18.5, 0.5, 9.5)
+    assert (found.steps_per_second, found.rss, found.vram, found.validation) == (2.0, 30, None, 0.125)
+    assert found.saved == (Saved(30, 3, "/a", 9, "final"),)
+    assert (found.samples, found.warnings, found.end_reason, dict(found.lr)) == (
+        1,
+        ("look",),
+        "ok",
+        {"unet": 1e-4, "te1": 1e-5},
+    )
+
+
+def test_nan_counts_only_while_it_lasts() -> None:
+    def step(number: int, loss: object) -> dict[str, object]:
+        return {"type": "step", "step": number, "loss": loss}
+
+    assert summarise([step(1, 1.0), step(2, "nan"), step(3, 1.0)]).nan_since is None
+    assert summarise([step(1, 1.0), step(2, "nan"), step(3, "inf")]).nan_since == 2
+
+
+records = st.dictionaries(
+    st.sampled_from(
+        ["type", "step", "epoch", "loss", "lr", "seconds", "rss", "total_steps", "reason", "bytes", "path", "done"]
+    ),
+    st.one_of(
+        st.sampled_from(["step", "start", "end", "save", "phase", "validation", "nan"]),
+        st.none(),
+        st.booleans(),
+        st.integers(-5, 5),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.dictionaries(st.text(max_size=2), st.integers()),
+        st.lists(st.integers(), max_size=2),
+    ),
+)
+
+
+@given(st.lists(records, max_size=8))
+def test_no_record_makes_it_raise(found: list[dict[str, object]]) -> None:
+    assert isinstance(summarise(found), Progress)
+
+
+@pytest.mark.parametrize(
+    ("log", "steps", "total", "loss"),
+    [
+        ("", 0, None, None),
+        ("steps:   0%|          | 0/3 [00:00<?, ?it/s]", 0, 3, None),
+        ("steps:  33%|███▎      | 1/3 [00:00<00:00,  2.18it/s, avr_loss=1.13]", 1, 3, 1.13),
+        (
+            (
+                "steps:  33%|███▎      | 1/3 [00:00<00:00,  2.18it/s]\rsteps:  67%|██████▋   | 2/3 [00:01<00:00,  1.45s/it, "
+                "Average key norm=0.1, Keys Scaled=0, avr_loss=0.0965] INFO x"
+            ),
+            2,
+            3,
+            0.0965,
+        ),
+    ],
+)
+def test_the_bar_of_a_trainer_without_the_protocol(log: str, steps: int, total: int | None, loss: float | None) -> None:
+    found = progress_from_log(log)
+    assert (found.steps, found.total_steps, found.loss_average) == (steps, total, loss)
+
+
+def test_a_bar_that_says_nan() -> None:
+    assert progress_from_log("steps: 100%|██| 3/3 [00:01<00:00, 2.0it/s, avr_loss=nan]").nan_since == 3
