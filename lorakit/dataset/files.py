@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import BinaryIO, Final
 
 __all__ = [
@@ -180,9 +179,11 @@ def read_caption(path: str, *, all_lines: bool) -> str | None:
     Raises UnicodeDecodeError for text that is not UTF-8, OSError when it cannot be read. A byte order mark stays in
     the text, as it does for the trainer.
     """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    if lines == [""]:
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
+    if not data:
         return None
+    lines = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not all_lines:
         return lines[0].strip()
     return "\n".join(line.strip() for line in lines if line.strip())
