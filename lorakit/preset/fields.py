@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSerializer
 from pydantic.fields import FieldInfo
 
-from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, UnitError, Warmup, parse_rate
+from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, UnitError, Warmup, parse_rate, shown
 
 __all__ = [
     "Argument",
@@ -95,7 +95,7 @@ def _scalar(value: Any) -> str | int | float | bool:
         return _text(value)
     if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise UnitError(f"an argument is a text, a finite number, true or false, not {value!r}")
+    raise UnitError(f"an argument is a text, a finite number, true or false, not {shown(value)}")
 
 
 def _argument(value: Any) -> Any:
@@ -104,7 +104,7 @@ def _argument(value: Any) -> Any:
 
 def _argument_name(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", value):
-        raise UnitError(f"an argument's name is made of letters, digits and underscores, unlike {value!r}")
+        raise UnitError(f"an argument's name is made of letters, digits and underscores, unlike {shown(value)}")
     return value
 
 

@@ -98,8 +98,8 @@ def _reason(detail: ErrorDetails, path: KeyPath) -> tuple[str, str]:
     field = field_at(path)
     if field is None:
         return "this value cannot be used here", ""
-    if detail["type"] == "literal_error":
-        near = difflib.get_close_matches(str(detail["input"]), [str(choice) for choice in choices(field)], n=1)
+    if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+        near = difflib.get_close_matches(detail["input"], [str(choice) for choice in choices(field)], n=1)
         return f"it takes {words(field)}", f'did you mean "{near[0]}"?' if near else ""
     if detail["type"] == "finite_number":
         return f"it takes {words(field)}, and neither infinity nor NaN", ""

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from lorakit.preset.fields import field_flag
-from lorakit.preset.schema import TABLES, fields, is_open, model_at
+from lorakit.preset.schema import TABLES, exists, fields, is_open, model_at
 from lorakit.preset.toml_lines import KeyPath, dotted
 
 if TYPE_CHECKING:
@@ -33,9 +33,20 @@ _TRAINER_WORDS = {
     "output_dir": "every bake gets its own folder under runs/",
     "logging_dir": "curves go into the run folder; log.tensorboard turns them on",
     "no_metadata": "write log.metadata = false",
-    "batch_size": "write length.batch_size",
-    "epochs": "write length.epochs",
 }
+
+#: Words of other tools for keys of ours.
+_SYNONYMS = {
+    "batch": "length.batch_size",
+    "checkpoint": "base.model",
+    "lora_rank": "network.dim",
+    "lr_warmup": "optim.warmup",
+    "num_epochs": "length.epochs",
+    "optimizer": "optim.type",
+    "rank": "network.dim",
+    "scheduler": "optim.schedule",
+}
+_REPEATS = "repeats stand in the folder's name: 3_hifumi is repeated 3 times"
 
 
 def meant(path: KeyPath) -> str:
@@ -47,20 +58,28 @@ def meant(path: KeyPath) -> str:
 
 
 def _guesses(table: str, key: str, written: str) -> Iterator[str]:
+    if key in (model_at(table).model_fields if table in TABLES or not table else ()):
+        yield _did_you_mean(f"{table}.{key}".lstrip("."))
+    if exists((key, table)):
+        yield _did_you_mean(f"{key}.{table}")
     if table and table not in TABLES:
         yield _close(written, [dotted(path) for path, _ in fields()], 0.75)
-    if not table:
-        yield _close(key, list(TABLES), 0.8)
     yield _belongs(key)
     if flagged := _by_flag(key):
         yield f"{key} is the trainer's name for it; write {flagged}"
     if key in _TRAINER_WORDS:
         yield f"{key} is the trainer's own; {_TRAINER_WORDS[key]}"
+    if not table:
+        yield _close(key, list(TABLES), 0.7, "[{}]")
+    if key in _SYNONYMS:
+        yield _did_you_mean(_SYNONYMS[key])
+    if key in {"repeats", "num_repeats"}:
+        yield _REPEATS
     if table in TABLES or not table:
         here = list(model_at(table).model_fields)
-        yield _close(key, here, 0.6, f"{table}." if table else "")
-    yield _close(written, [dotted(path) for path, _ in fields()], 0.6)
-    yield _close(key, [path[-1] for path, _ in fields()], 0.75, names_table=True)
+        yield _close(key, here, 0.6, f"{table}.{{}}" if table else "{}")
+    yield _close(written, [dotted(path) for path, _ in fields()], 0.7)
+    yield _close_elsewhere(key)
 
 
 def _elsewhere(key: str) -> list[KeyPath]:
@@ -82,8 +101,16 @@ def _by_flag(key: str) -> str:
     return ""
 
 
-def _close(word: str, choices: list[str], cutoff: float, prefix: str = "", *, names_table: bool = False) -> str:
+def _close(word: str, choices: list[str], cutoff: float, form: str = "{}") -> str:
     found = difflib.get_close_matches(word, choices, n=1, cutoff=cutoff)
-    if not found:
-        return ""
-    return f"did you mean {found[0]}? {_belongs(found[0])}" if names_table else f"did you mean {prefix}{found[0]}?"
+    return _did_you_mean(form.format(found[0])) if found else ""
+
+
+def _close_elsewhere(key: str) -> str:
+    homes = {path[-1]: dotted(path) for path, _ in fields()}
+    found = difflib.get_close_matches(key, homes, n=1, cutoff=0.75)
+    return _did_you_mean(homes[found[0]]) if found else ""
+
+
+def _did_you_mean(written: str) -> str:
+    return f"did you mean {written}?"
