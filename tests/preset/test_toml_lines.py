@@ -125,7 +125,7 @@ def _documents(draw: DrawFn) -> tuple[str, dict[KeyPath, int]]:
         if table:
             lines[prefix] = text.count("\n") + 1
             text += f"[ {_basic(table)} ] # comment\n"
-        for key in draw(st.lists(_keys, max_size=3, unique=True)):
+        for key in draw(st.lists(_keys.filter(lambda key: key not in tables), max_size=3, unique=True)):
             text += draw(st.sampled_from(["", "\n", "# x = 1\n", "  "]))
             lines[*prefix, key] = text.count("\n") + 1
             text += f"{_basic(key)} = {draw(_value())}" + draw(st.sampled_from(["\n", " # c\n", "\n\n"]))
