@@ -167,14 +167,17 @@ def _failed(evidence: Evidence) -> Verdict:
 
 def _why(evidence: Evidence) -> tuple[Reason, str]:
     lines = without_launcher(evidence.log)
-    text = "\n".join(lines)
-    for pattern, reason, explain in _CAUSES:
-        found = list(pattern.finditer(text))
-        if found:  # the last one is the one that ended it
-            return reason, explain(found[-1])
+    exception = last_exception(lines)
+    # What ended it is the last exception; only what no exception may tell is looked for in the whole log.
+    for text, causes in ((exception or "", _CAUSES), ("\n".join(lines), _CAUSES[:_ANYWHERE])):
+        for pattern, reason, explain in causes:
+            if found := list(pattern.finditer(text)):
+                return reason, explain(found[-1])
     if evidence.end_reason == "nan" or evidence.nan_since is not None:
         since = "" if evidence.nan_since is None else f" at step {evidence.nan_since} and stayed so"
         return Reason.NAN, evidence.end_message or f"the loss became NaN or infinite{since}"
+    if evidence.launcher == -signal.SIGKILL and evidence.signal in {None, signal.SIGTERM, signal.SIGKILL}:
+        return Reason.LAUNCHER_LOST, "its launcher was killed by signal 9 (SIGKILL), and the training ended with it"
     if evidence.signal is not None:
         return _signalled(evidence, evidence.signal)
     if evidence.unreported:
@@ -184,7 +187,7 @@ def _why(evidence: Evidence) -> tuple[Reason, str]:
         return Reason.BAD_ARGUMENTS, f"the trainer refused its arguments: {usage}"
     if evidence.end_reason == "error" and evidence.end_message:
         return Reason.ERROR, evidence.end_message.splitlines()[0]
-    if exception := last_exception(lines):
+    if exception is not None:
         return Reason.ERROR, exception
     code = evidence.code if evidence.code not in {None, 0} else evidence.launcher
     who = f"rank {evidence.rank} " if evidence.rank else ""
@@ -225,21 +228,17 @@ def _missing(found: re.Match[str]) -> str:
 
 
 _CAUSES: Final = (
-    (re.compile(r"(?:CUDA out of memory|CUDA error: out of memory|OutOfMemoryError)[^\n]*(?:\n[^\n]*){0,2}"), Reason.OOM_CUDA, _cuda),
     (
-        re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]|File too large|\[Errno 27\]"),
+        re.compile(r"(?:CUDA out of memory|CUDA error: out of memory|OutOfMemoryError)[^\n]*(?:\n[^\n]*){0,2}"),
+        Reason.OOM_CUDA,
+        _cuda,
+    ),
+    (
+        re.compile(
+            r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]|File too large|\[Errno 27\]"
+        ),
         Reason.DISK_FULL,
         lambda found: f"the disk is full ({found.group(0).strip('[]')})",
-    ),
-    (
-        re.compile(r"(?m)^(?:\w+\.)*FileNotFoundError: \[Errno 2\] No such file or directory: (?P<path>.+)$"),
-        Reason.MISSING_FILE,
-        _missing,
-    ),
-    (
-        re.compile(r"(?m)^(?:ModuleNotFoundError|ImportError): (?P<what>.+)$"),
-        Reason.MISSING_MODULE,
-        lambda found: f"the trainer's Python lacks something: {found.group('what')}",
     ),
     (
         re.compile(r"(?i)(?:address already in use|EADDRINUSE|port `?\d+`?, but another process)"),
@@ -247,11 +246,30 @@ _CAUSES: Final = (
         lambda _: "the port where the processes meet is in use",
     ),
     (
-        re.compile(r"(?im)^(?:RuntimeError|ValueError|Exception|FloatingPointError)\b.*\bnan\b.*$|NaN detected[^\n]*"),
-        Reason.NAN,
-        lambda found: f"NaN: {found.group(0).strip()}",
+        re.compile(
+            r"Error while finding module specification for .*?\((?:\w+: )?(?P<what>.+)\)|: (?P<name>No module named .+)"
+        ),
+        Reason.MISSING_MODULE,
+        lambda found: f"the trainer's Python lacks something: {found.group('what') or found.group('name')}",
     ),
-)  # fmt: skip
+    (
+        re.compile(r"^FileNotFoundError: \[Errno 2\] No such file or directory: (?P<path>.+)$"),
+        Reason.MISSING_FILE,
+        _missing,
+    ),
+    (
+        re.compile(r"^ImportError: (?P<what>.+)$"),
+        Reason.MISSING_MODULE,
+        lambda found: f"the trainer's Python lacks something: {found.group('what')}",
+    ),
+    (
+        re.compile(r"(?i)^(?:RuntimeError|ValueError|Exception|FloatingPointError): .*\bnan\b.*$"),
+        Reason.NAN,
+        lambda found: f"NaN: {found.group(0).partition(': ')[2]}",
+    ),
+)
+#: So many of the causes are told by their words alone, wherever they stand.
+_ANYWHERE: Final = 4
 
 #: What accelerate and torch say about a failed child: never the cause.
 _WRAPPERS: Final = (

@@ -108,11 +108,9 @@ def follow(run: Run, on_update: OnUpdate | None = None, *, from_start: bool = Tr
     stops: set[int] = set()
     while True:
         alive = is_locked(attempt.alive)  # asked before reading, so that the last records are not missed
-        records = follower.poll()
-        for level in (1, 2, 3):
-            if level not in stops and attempt.stop(level).exists():
-                stops.add(level)
-                records.append({"type": "stop", "level": level})
+        asked = [level for level in (1, 2, 3) if level not in stops and attempt.stop(level).exists()]
+        stops.update(asked)
+        records = [{"type": "stop", "level": level} for level in asked] + follower.poll()
         if on_update is not None:
             on_update(run, records)
         if not alive:

@@ -29,11 +29,15 @@ def test_the_id_tells_when_and_what(tmp_path: Path) -> None:
 
 
 def test_nothing_is_seen_before_the_end_and_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), birth(tmp_path, "a") as new:
-        new.write(new.run.request, "{}")
-        assert list_runs(tmp_path) == ()
-        assert not new.run.path.exists()
-        raise RuntimeError("stop")
+    def prepare() -> None:
+        with birth(tmp_path, "a") as new:
+            new.write(new.run.request, "{}")
+            assert list_runs(tmp_path) == ()
+            assert not new.run.path.exists()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        prepare()
     assert list(tmp_path.iterdir()) == []
 
 

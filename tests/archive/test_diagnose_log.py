@@ -55,26 +55,39 @@ def test_cuda_out_of_memory_with_its_numbers(line: str, message: str) -> None:
     assert found == Verdict(Status.FAILED, Reason.OOM_CUDA, f"failed at step 41 of 343: {message}")
 
 
+TRACE = "Traceback (most recent call last):\n  File x\n"
+
+
 @pytest.mark.parametrize(
     ("log", "reason", "said"),
     [
         ("OSError: [Errno 28] No space left on device: 'a'", Reason.DISK_FULL, "the disk is full"),
-        ("OSError: [Errno 27] File too large", Reason.DISK_FULL, "the disk is full"),
+        (TRACE + "OSError: [Errno 27] File too large", Reason.DISK_FULL, "the disk is full"),
         (
-            "FileNotFoundError: [Errno 2] No such file or directory: '/a b/model.safetensors'",
+            TRACE + "FileNotFoundError: [Errno 2] No such file or directory: '/a b/model.safetensors'",
             Reason.MISSING_FILE,
             "missing file: '/a b/model.safetensors'",
         ),
-        ("ModuleNotFoundError: No module named 'prodigyopt'", Reason.MISSING_MODULE, "prodigyopt"),
-        ("RuntimeError: NaN detected in latents", Reason.NAN, "NaN"),
-        ("RuntimeError: The server socket failed to listen: EADDRINUSE", Reason.PORT_IN_USE, "in use"),
+        (TRACE + "ModuleNotFoundError: No module named 'prodigyopt'", Reason.MISSING_MODULE, "'prodigyopt'"),
+        (TRACE + "ImportError: cannot import name 'x' from 'y'", Reason.MISSING_MODULE, "cannot import name 'x'"),
         (
             (
-                "Traceback (most recent call last):\n  x\nKeyError: 'dim'\n\nTraceback (most recent call last):\n  y\nmy.BadThing"
-                "Error: no"
+                "/p: Error while finding module specification for 'accelerate.commands.launch' (ModuleNotFoundError: No module "
+                "named 'accelerate')"
             ),
+            Reason.MISSING_MODULE,
+            "lacks something: No module named 'accelerate'",
+        ),
+        (TRACE + "RuntimeError: NaN detected in latents", Reason.NAN, "NaN detected"),
+        ("RuntimeError: The server socket failed to listen: EADDRINUSE", Reason.PORT_IN_USE, "in use"),
+        (TRACE + "KeyError: 'dim'\n\n" + TRACE + "my.BadThingError: no", Reason.ERROR, "BadThingError: no"),
+        (
+            TRACE
+            + "FileNotFoundError: [Errno 2] No such file or directory: 'optional'\nwent on\n"
+            + TRACE
+            + "KeyError: 1",
             Reason.ERROR,
-            "BadThingError: no",
+            "KeyError: 1",
         ),
         ("ordinary\nlast words", Reason.ERROR, "ended with exit code 1; last line: last words"),
     ],

@@ -24,7 +24,7 @@ def main() -> None:
     writer = protocol.Writer.from_env() if rank == 0 else protocol.Writer(None)
     print(f"small trainer, rank {rank}, threads {os.environ.get('OMP_NUM_THREADS')}")
     print(f"warning on stderr {rank}", file=sys.stderr)
-    if asked.fault == "ignore-term":
+    if asked.fault in {"ignore-term", "deaf"}:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if asked.fault == "child":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -43,7 +43,7 @@ def main() -> None:
         done = step
         if step == 2:
             fail(asked.fault, rank)
-        if protocol.stop_requested():
+        if protocol.stop_requested() and asked.fault != "deaf":
             reason = "stopped"
             break
     if rank == 0 and asked.fault != "no-result":
@@ -65,7 +65,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.01)
     parser.add_argument("--fault", default="")
-    parser.add_argument("--only_rank", type=int, default=-1)
     return parser.parse_args()
 
 
@@ -87,8 +86,10 @@ def fail(fault: str, rank: int) -> None:
             "CUDA out of memory. Tried to allocate 1.10 GiB. GPU 0 has a total capacity of 23.65 GiB of which 312.50 MiB is free. "
             "Process 123 has 23.30 GiB memory in use."
         )
-    if fault == "missing":
-        open("/nowhere/at/all.txt")
+    if fault == "fill":
+        with open("filler", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
     if fault == "full":
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x")

@@ -1,0 +1,1 @@
+"""See accelerate/__init__.py."""
