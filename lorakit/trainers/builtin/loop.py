@@ -230,13 +230,14 @@ class Loop:
             self._validate("step", self.step)
 
     def _end_epoch(self) -> None:
-        """What belongs to an epoch's end, also when the training ends within the epoch."""
+        """What belongs to an epoch's end, also when the planned end lies within the epoch."""
         t = self.t
         done = self.epoch
         t.monitor.curve({"loss/epoch_average": t.average.average}, done)
         if t.validation and _due(done, t.options.validation.validate_every_n_epochs or 1):
             self._validate("epoch", done)
-        self.epoch, self.batches_done = done + 1, 0
+        if self.batches_done == t.counts.batches_per_process:
+            self.epoch, self.batches_done = done + 1, 0
         if t.keeper.plan.at_epoch(done):
             t.keeper.save_epoch(self.position(), done)
         if t.samples is not None:
@@ -257,6 +258,11 @@ class Loop:
             },
             at,
         )
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of the last step (1 before the first)."""
+        return max(1, self.epoch if self.batches_done else self.epoch - 1)
 
     def position(self) -> Position:
         """Where the training stands between two steps."""

@@ -20,7 +20,7 @@ def train(options: TrainOptions, monitor: Monitor, stopper: Stopper) -> None:
     monitor.open_curves(options.tracking)
     monitor.phase("train")
     finished = loop.run()
-    loop.t.keeper.save_final(loop.position(), min(loop.epoch, loop.t.counts.epochs))
+    loop.t.keeper.save_final(loop.position(), loop.last_epoch)
     loop.t.accelerator.wait_for_everyone()
     loop.t.accelerator.end_training()
     monitor.say("model saved.")

@@ -394,7 +394,9 @@ def _checkpoint_gradients(base: BaseModel, *, text: bool) -> None:
     base.unet.enable_gradient_checkpointing()
     if text:
         for encoder in (base.te1, base.te2):
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            # transformers 5 renamed it
+            enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
             encoder.train()  # transformers checkpoints in training mode only; these models have no dropout of their own
 
 
