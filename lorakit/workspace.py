@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,8 @@ class Workspace:
 
     def resolve(self, path: str) -> Path:
         """An absolute path: ``~`` expanded, relative ones counted from the workspace."""
-        return (self.root / Path(path).expanduser()).absolute()
+        # Path.expanduser fails at a ~ before nobody's name, which may be the name of a file.
+        return (self.root / os.path.expanduser(path)).absolute()
 
 
 def find_workspace(start: Path | None = None) -> Workspace:

@@ -39,3 +39,8 @@ def test_a_broken_marker_is_an_error_that_names_it(tmp_path: Path, content: byte
         find_workspace(tmp_path)
     assert MARKER in caught.value.what
     assert caught.value.todo
+
+
+def test_a_tilde_before_nobodys_name_is_a_name(tmp_path: Path) -> None:
+    assert Workspace(tmp_path).resolve("~nobody-of-this-name") == tmp_path / "~nobody-of-this-name"
+    assert Workspace(tmp_path).resolve("~/x") == Path.home() / "x"
