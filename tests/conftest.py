@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 # Set before anything imports torch; two threads per process on two cores fight, see docs/performance.md.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("FORCE_COLOR", "COLUMNS", "LORAKIT_PROGRESS", "LORAKIT_STOP_FILE"):
     os.environ.pop(name, None)
+
+# The same examples at every run; `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("repeat", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, print_blob=True)
+settings.load_profile("repeat")

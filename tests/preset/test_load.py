@@ -278,7 +278,7 @@ def test_every_value_has_a_provenance(data: dict[str, Any]) -> None:
         assert (origin.kind, origin.file) == ("preset", Path("x.toml"))
         assert origin.line is not None
         assert text.splitlines()[origin.line - 1].strip() == origin.text
-        assert origin.text.startswith(path[-1])
+        assert path[-1] in origin.text
         assert value is not None
 
 
