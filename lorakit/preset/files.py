@@ -92,7 +92,7 @@ def _override_layers(overrides: Sequence[str], problems: list[Problem]) -> Itera
             yield override_layer(argument)
         except UnitError as error:
             where = f"--set {printable(argument)}"
-            problems.append(Problem(f"{where} cannot be read", error.why, error.todo, where=where, code=BAD_SET))
+            problems.append(Problem(error.why, todo=error.todo, where=where, code=BAD_SET))
 
 
 def _check(layer: Layer) -> Iterator[Problem]:

@@ -65,7 +65,7 @@ def override_layer(argument: str) -> Layer:
     path = parse_key(name)
     if not equals or path is None:
         raise UnitError(
-            "it is not KEY=VALUE", "write --set network.dim=16, or --set dataset.reg_path= to take a value back"
+            "this is not KEY=VALUE", "write --set network.dim=16, or --set dataset.reg_path= to take a value back"
         )
     raw = raw.strip()
     if not raw:
