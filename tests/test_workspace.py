@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.errors import WorkspaceError
-from lorakit.workspace import MARKER, find_workspace
+from lorakit.workspace import MARKER, Workspace, find_workspace
 
 
 def test_found_from_a_sub_folder(tmp_path: Path) -> None:
