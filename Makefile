@@ -51,7 +51,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.builtin
 	$(BIN)/python -m lorakit.preset.reference > docs/presets.md
-	$(BIN)/python -m lorakit.preset.rules > docs/rules.md
+	$(BIN)/python -m lorakit.trainers.rules_page > docs/rules.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cli_startup.py

@@ -15,7 +15,7 @@ from lorakit.trainers.catalogue import Catalogue, Flag
 
 __all__ = ["TABLE", "check_extra", "typed_key"]
 
-TABLE: Final = Table[TrainerKind]("Other options of the trainer, under [extra]")
+TABLE: Final = Table[TrainerKind]("Other options of the trainer")
 
 #: Options that a key of another name or meaning stands for.
 _SPOKEN_FOR: Final = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lorakit.errors import Problem, RuleError
 from lorakit.preset.models import Preset
-from lorakit.preset.rules import Finding, TrainerKind, check, ordered
+from lorakit.preset.rules import Finding, Table, TrainerKind, check, ordered
 from lorakit.trainers import builtin_support
 from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.extra import check_extra, typed_key
@@ -16,14 +17,13 @@ from lorakit.trainers.file_rules import check_files
 from lorakit.trainers.render import RenderPaths, render
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from lorakit.workspace import Workspace
 
-__all__ = ["check_builtin", "preflight", "refusal"]
+__all__ = ["TABLE", "check_builtin", "preflight", "refusal"]
 
 #: Already in lorakit's own words where the trainer is the built-in one.
 _QUIET: Final = frozenset({"sdpa", "console_log_simple"})
+TABLE: Final = Table[Namespace]("What the built-in trainer implements")
 
 
 def preflight(preset: Preset, workspace: Workspace, kind: TrainerKind) -> tuple[Finding, ...]:
@@ -48,26 +48,42 @@ def refusal(findings: Iterable[Finding], where: Callable[[str], str] = lambda _k
     return RuleError(count, why=first.why, todo=first.todo, problems=problems)
 
 
+@TABLE.error(
+    "LK501", "trainer.kind", "something that the built-in trainer does not implement",
+    why="it refuses, before anything is loaded, what it would have to leave out",
+    todo='leave it out, or train with sd-scripts (trainer.kind = "sd-scripts")',
+)  # fmt: skip
+def _only_what_is_implemented(_: Preset, arguments: Namespace) -> bool | str:
+    problems = builtin_support.not_implemented(arguments)
+    return "; ".join(f"{_place(problem.key)}: {_reason(problem)}" for problem in problems)
+
+
+@TABLE.warning(
+    "LK502", "trainer.kind", "something that changes nothing with the built-in trainer",
+    why="it takes these settings, since the result is the same without them",
+    todo="leave it out",
+)  # fmt: skip
+def _only_what_has_an_effect(_: Preset, arguments: Namespace) -> bool | str:
+    flags = Catalogue.load().by_dest()
+    given = [
+        name
+        for name in builtin_support.HARMLESS
+        if name not in _QUIET and getattr(arguments, name) != flags[name].default
+    ]
+    return "; ".join(f"{_place(name)}: {builtin_support.HARMLESS[name]}" for name in given)
+
+
 def check_builtin(preset: Preset) -> tuple[Finding, ...]:
-    """LK501, LK502: what the built-in trainer would refuse or take without effect in the command of this preset."""
+    """What the built-in trainer would refuse, or take without effect, in the command of this preset."""
     speakable = preset if preset.seed is not None else preset.model_copy(update={"seed": 0})
     paths = RenderPaths(Path("/"), Path("/"), Path("/"))
     arguments = Catalogue.load().parser().parse_args(render(speakable, paths, kind="builtin"))
-    refused = (_finding("LK501", problem) for problem in builtin_support.not_implemented(arguments))
-    return ordered([*refused, *_without_effect(arguments)])
+    return ordered(TABLE.look(preset, arguments))
 
 
-def _without_effect(arguments: Namespace) -> Iterator[Finding]:
-    flags = Catalogue.load().by_dest()
-    for name, why in builtin_support.HARMLESS.items():
-        if name not in _QUIET and getattr(arguments, name) != flags[name].default:
-            what = f"{flags[name].flag} has no effect with the built-in trainer"
-            yield _finding("LK502", Problem(what, why=why, key=name))
+def _place(dest: str) -> str:
+    return typed_key(dest).split(" ")[0] or f"extra.{dest}"
 
 
-def _finding(code: str, problem: Problem) -> Finding:
-    key = typed_key(problem.key).split(" ")[0] or f"extra.{problem.key}"
-    if code == "LK501":
-        todo = 'leave it out, or train with sd-scripts (trainer.kind = "sd-scripts")'
-        return Finding(code, "error", key, f"the built-in trainer: {problem.what}", problem.why, todo)
-    return Finding(code, "warning", key, problem.what, problem.why, "leave it out")
+def _reason(problem: Problem) -> str:
+    return f"{problem.what} ({problem.why})" if problem.why else problem.what
