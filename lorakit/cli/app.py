@@ -8,7 +8,7 @@ import typer
 
 from lorakit._version import __version__
 from lorakit.cli import baking, comparing, init, presets, runs, sweeping
-from lorakit.cli.options import Where
+from lorakit.cli.options import EVERYWHERE
 
 __all__ = ["app", "command"]
 
@@ -17,7 +17,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: quick to print, the same in a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start here: lorakit init, lorakit plan quickstart, lorakit bake quickstart",
 )
 
 
@@ -27,18 +26,15 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=f"Start here: lorakit init, lorakit plan quickstart, lorakit bake quickstart. {EVERYWHERE}")
 def lorakit(
     *,
-    workspace: Where = None,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
 ) -> None:
     """A lab notebook that runs your bakes: typed presets, exact commands, sealed run folders."""
-    # Listed here for --help: main() takes --debug off the line before, and each command asks for the workspace.
-    del workspace, version, debug
+    del version
 
 
 for function in (
@@ -56,7 +52,7 @@ for function in (
     sweeping.sweep,
     comparing.compare,
 ):
-    app.command()(function)
+    app.command(epilog=EVERYWHERE)(function)
 
 
 def command() -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.options import Json, PresetName, RunName, Set, TrainerKind, Where, workspace_of
+from lorakit.cli.options import Json, PresetName, RunName, Set, TrainerKind, workspace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,6 @@ def bake(
     trainer: TrainerKind = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it has started; it goes on by itself.")] = False,
     as_json: Json = False,
-    workspace: Where = None,
 ) -> None:
     """Train a preset and keep everything about it in a sealed run folder.
 
@@ -39,7 +38,7 @@ def bake(
     from lorakit.cli import run_screens, screen
     from lorakit.cli.presets import load
 
-    place = workspace_of(workspace)
+    place = workspace()
     resolved = load(preset, sets, place, trainer)
     out = screen.console(err=as_json)  # with --json, stdout is for the JSON alone
     _print_warnings(resolved, place, out)
@@ -55,7 +54,7 @@ def bake(
     _exit_as(found)
 
 
-def watch(run: RunName = "latest", *, workspace: Where = None) -> None:
+def watch(run: RunName = "latest") -> None:
     """Look on while a run trains, as bake does; Ctrl-C ends the looking, not the run."""
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
@@ -63,10 +62,11 @@ def watch(run: RunName = "latest", *, workspace: Where = None) -> None:
     from lorakit.cli import run_screens, screen
     from lorakit.cli.view import View
 
-    found = open_run(workspace_of(workspace).runs, run)
+    found = open_run(workspace().runs, run)
     out = screen.console()
     if not state(found).is_final:
-        with View(out, _title(found), hint=f"Ctrl-C looks away; lorakit stop {found.short} stops it") as view:
+        with View(out, found.name, hint=f"Ctrl-C looks away; lorakit stop {found.short} stops it") as view:
+            view.title(_title(found))
             follow(found, lambda _, records: _show(view, records))
     out.print(run_screens.headline(state(found)))
 
@@ -76,7 +76,6 @@ def stop(
     *,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the step or save what is trained.")] = False,
     kill: Annotated[bool, typer.Option("--kill", help="Kill it at once.")] = False,
-    workspace: Where = None,
 ) -> None:
     """Ask a run to stop after its current step, with what is trained saved."""
     from lorakit.archive.run import open_run
@@ -84,7 +83,7 @@ def stop(
     from lorakit.cli import screen
     from lorakit.cli.view import STOPPING
 
-    found = open_run(workspace_of(workspace).runs, run)
+    found = open_run(workspace().runs, run)
     level = 3 if kill else 2 if now else 1
     request_stop(found, level)
     told = STOPPING[level - 1].split(";")[0]
@@ -98,7 +97,7 @@ def bake_in_view(
     from lorakit.bake.bake import bake as bake_of
     from lorakit.cli.view import View
 
-    with View(out, f"{resolved.preset.name} · preparing") as view:
+    with View(out, resolved.preset.name) as view:
 
         def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
             view.title(_title(run))

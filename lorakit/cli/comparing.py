@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from lorakit.cli.options import Json, Where, complete_run, workspace_of
+from lorakit.cli.options import Json, complete_run, workspace
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,14 +39,13 @@ def compare(
     ],
     *,
     as_json: Json = False,
-    workspace: Where = None,
 ) -> None:
     """Put runs side by side: what differed, and what came of it."""
     from lorakit.archive.run import open_run
     from lorakit.cli import screen
     from lorakit.verdict.compare import compare as compared
 
-    place = workspace_of(workspace)
+    place = workspace()
     found = compared([open_run(place.runs, run) for run in runs])
     if as_json:
         screen.print_json(found.to_json())

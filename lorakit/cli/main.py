@@ -17,10 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given == ["--version"]:  # asked by scripts and by completion: not worth loading anything
         print(f"lorakit {__version__}")
         return 0
-    arguments, debug = _take_debug(given)
     _never_fail_to_print()
+    debug = False
     try:
-        code = _run(arguments or ["--help"])
+        arguments, debug, folder = _everywhere(given)
+        code = _run(arguments or ["--help"], folder)
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_left()
@@ -29,10 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], folder: str | None) -> int:
     from lorakit.cli.app import command
+    from lorakit.cli.options import FOLDER
 
-    result = command()(args=list(arguments), prog_name="lorakit", standalone_mode=False)
+    before = FOLDER.set(folder)
+    try:
+        result = command()(args=list(arguments), prog_name="lorakit", standalone_mode=False)
+    finally:
+        FOLDER.reset(before)
     return result if isinstance(result, int) else 0
 
 
@@ -51,10 +57,30 @@ def _tell(error: BaseException, *, debug: bool) -> int:
     return trouble.report(error, debug=debug)
 
 
-def _take_debug(given: list[str]) -> tuple[list[str], bool]:
-    # Anywhere on the line, as people add it at the end of a line that has just failed.
-    end = given.index("--") if "--" in given else len(given)
-    return [word for at, word in enumerate(given) if word != "--debug" or at > end], "--debug" in given[:end]
+def _everywhere(given: Sequence[str]) -> tuple[list[str], bool, str | None]:
+    """The line without the options that may stand anywhere on it, and these: --debug and the folder of -C.
+
+    They are no parameters of the commands because people add them at the end of a line, or before the command; and
+    because typer loads pydantic for any parameter with a value, which `lorakit ls` should not wait for.
+    """
+    rest: list[str] = []
+    debug, folder = False, None
+    words = iter(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--debug":
+            debug = True
+        elif name in {"-C", "--workspace"}:
+            folder = value if equals else next(words, None)
+            if folder is None:
+                from lorakit.errors import UsageError
+
+                raise UsageError(f"{name} needs a folder", todo="lorakit -C DIR ls")
+        else:
+            rest.append(word)
+    return rest, debug, folder
 
 
 def _never_fail_to_print() -> None:

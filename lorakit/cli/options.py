@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,50 +12,40 @@ from lorakit.errors import WorkspaceError
 from lorakit.workspace import Workspace, find_workspace
 
 __all__ = [
+    "EVERYWHERE",
+    "FOLDER",
     "Json",
     "PresetName",
     "RunName",
     "Set",
     "TrainerKind",
-    "Where",
     "complete_preset",
     "complete_run",
-    "workspace_of",
+    "workspace",
 ]
 
 
-def _from_group(ctx: typer.Context, value: str | None) -> str | None:
-    # `lorakit -C DIR plan x` and `lorakit plan x -C DIR` mean the same; the nearer one wins.
-    parent = ctx.parent.params.get("workspace") if ctx.parent is not None else None
-    return value if value is not None else parent
+#: The folder given with -C, which stands outside of the commands: main() takes it off the line.
+FOLDER: ContextVar[str | None] = ContextVar("FOLDER", default=None)
+#: What every command takes besides its own options.
+EVERYWHERE: Final = "Everywhere: -C DIR or --workspace DIR works in that folder's workspace, --debug shows tracebacks."
 
 
-def complete_preset(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_preset(incomplete: str) -> list[str]:
     """What the shell offers for PRESET: the names in presets/."""
-    folder = workspace_of(ctx.params.get("workspace")).presets
-    names = sorted(path.stem for path in folder.glob("*.toml"))
+    names = sorted(path.stem for path in workspace().presets.glob("*.toml"))
     return [name for name in names if name.startswith(incomplete)]
 
 
-def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_run(incomplete: str) -> list[str]:
     """What the shell offers for RUN: the ids in runs/, newest first."""
-    folder = workspace_of(ctx.params.get("workspace")).runs
+    folder = workspace().runs
     if not folder.is_dir():
         return []
     names = sorted((entry.name for entry in folder.iterdir() if (entry / "request.json").is_file()), reverse=True)
     return [name for name in ("latest", *names) if name.startswith(incomplete)]
 
 
-Where = Annotated[
-    str | None,
-    typer.Option(
-        "--workspace",
-        "-C",
-        metavar="DIR",
-        callback=_from_group,
-        help="Work in this folder's workspace instead of the current one.",
-    ),
-]
 PresetName = Annotated[
     str, typer.Argument(metavar="PRESET", autocompletion=complete_preset, help="A preset file, or a name in presets/.")
 ]
@@ -77,8 +68,9 @@ TrainerKind = Annotated[
 ]
 
 
-def workspace_of(folder: str | None) -> Workspace:
-    """The workspace of a folder, or of the current one. Raises WorkspaceError when the folder does not exist."""
+def workspace() -> Workspace:
+    """The workspace of the folder given with -C, or of the current one. Raises WorkspaceError when there is no such folder."""
+    folder = FOLDER.get()
     if folder is None:
         return find_workspace()
     if not Path(folder).is_dir():

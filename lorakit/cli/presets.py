@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.options import Json, PresetName, Set, TrainerKind, Where, workspace_of
+from lorakit.cli.options import Json, PresetName, Set, TrainerKind, workspace
 from lorakit.errors import LorakitError, Problem, RuleError, TrainerError
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ __all__ = ["check", "load", "plan", "render", "trainer_of"]
 _PATIENCE_SECONDS = 1.0
 
 
-def check(
-    preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False, workspace: Where = None
-) -> None:
+def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False) -> None:
     """Check a preset's rules without training."""
     from lorakit.bake.checks import check_files, check_rules
     from lorakit.cli import screen
@@ -36,7 +34,7 @@ def check(
     from lorakit.cli.trouble import problem_lines
     from lorakit.preset.rules import check as findings_of
 
-    place = workspace_of(workspace)
+    place = workspace()
     resolved = load(preset, sets, place, trainer)
     kind, told = trainer_of(resolved, place)
     findings = findings_of(resolved.preset, kind)
@@ -68,12 +66,11 @@ def plan(
     sets: Set = None,
     trainer: TrainerKind = None,
     as_json: Json = False,
-    workspace: Where = None,
 ) -> None:
     """Show the exact numbers of a bake before it starts."""
     from lorakit.cli import screen
 
-    place = workspace_of(workspace)
+    place = workspace()
     resolved = load(preset, sets, place, trainer)
     if why:
         _why(resolved, as_json=as_json)
@@ -114,16 +111,14 @@ def _why(resolved: ResolvedPreset, *, as_json: bool) -> None:
         out.print(line)
 
 
-def render(
-    preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False, workspace: Where = None
-) -> None:
+def render(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False) -> None:
     """Print the trainer's command line, ready to paste."""
     from lorakit import api
     from lorakit.cli import screen
     from lorakit.preset.files import with_seed
     from lorakit.trainers.render import shell_line
 
-    place = workspace_of(workspace)
+    place = workspace()
     asked = load(preset, sets, place, trainer)
     resolved = with_seed(asked)
     argv = api.render(resolved, workspace=place)

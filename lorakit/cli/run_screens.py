@@ -33,6 +33,8 @@ _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
 }
 
 _LABEL: Final = 12
+#: Lines of a failed run's log that `show` ends with.
+_LOG_LINES: Final = 10
 
 #: What to try, by why a run failed.
 _HINTS: Final[Mapping[Reason, str]] = {
@@ -219,9 +221,9 @@ def shown(state: RunState) -> list[Text]:
         rows.append(("try", hint))
     lines += [_field(label, value) for label, value in rows]
     lines += [screen.text("  ", (f"damaged {problem}", "fail")) for problem in state.problems]
-    if state.log_tail and state.status is not Status.OK:
+    if state.log_tail and state.status not in {Status.OK, Status.STOPPED}:
         lines.append(screen.text("  ", ("last lines of the log", "same")))
-        lines += [screen.text("    ", line) for line in state.log_tail]
+        lines += [screen.text("    ", line) for line in state.log_tail[-_LOG_LINES:]]
     short = run.short
     commands = [f"lorakit logs {short}"] + ([f"lorakit verify {short}"] if state.sealed else [])
     lines.append(_field("next", " · ".join(commands)))

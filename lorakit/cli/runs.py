@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lorakit.cli.options import Json, RunName, Where, workspace_of
+from lorakit.cli.options import Json, RunName, workspace
 from lorakit.errors import ArchiveError
 
 __all__ = ["logs", "ls", "show", "verify"]
@@ -23,14 +23,13 @@ def ls(
     *,
     everything: Annotated[bool, typer.Option("--all", "-a", help=f"All runs, not only the newest {_SHOWN}.")] = False,
     as_json: Json = False,
-    workspace: Where = None,
 ) -> None:
     """List the runs, newest first."""
     from lorakit.archive.records import state
     from lorakit.archive.run import list_runs
     from lorakit.cli import run_screens, screen
 
-    runs = list_runs(workspace_of(workspace).runs)[::-1]
+    runs = list_runs(workspace().runs)[::-1]
     if as_json:
         screen.print_json([state(run).to_json() for run in runs])
         return
@@ -45,14 +44,14 @@ def ls(
         out.print(screen.text((f"{len(runs) - len(chosen)} older: lorakit ls --all", "same")))
 
 
-def show(run: RunName = "latest", *, as_json: Json = False, workspace: Where = None) -> None:
+def show(run: RunName = "latest", *, as_json: Json = False) -> None:
     """Show one run: how it ended, with what, what it left."""
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
     from lorakit.cli import run_screens, screen
     from lorakit.verdict.settings import settings
 
-    found = state(open_run(workspace_of(workspace).runs, run))
+    found = state(open_run(workspace().runs, run))
     if as_json:
         screen.print_json({**found.to_json(), "settings": settings(found.run)})
         return
@@ -66,13 +65,12 @@ def logs(
     *,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the run ends.")] = False,
-    workspace: Where = None,
 ) -> None:
     """Print what a run's training printed."""
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
 
-    found = open_run(workspace_of(workspace).runs, run)
+    found = open_run(workspace().runs, run)
     path = found.last_attempt.log
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; the with would hide the one line that may fail)
@@ -112,14 +110,14 @@ def _start_of_last(handle: int, count: int) -> int:
     return 0
 
 
-def verify(run: RunName = "latest", *, as_json: Json = False, workspace: Where = None) -> None:
+def verify(run: RunName = "latest", *, as_json: Json = False) -> None:
     """Check a run against its seal; exit code 9 when anything differs."""
     from lorakit.archive.run import open_run, read_record
     from lorakit.archive.seal import manifests
     from lorakit.archive.seal import verify as differences_of
     from lorakit.cli import screen
 
-    found = open_run(workspace_of(workspace).runs, run)
+    found = open_run(workspace().runs, run)
     differences = differences_of(found)
     if as_json:
         screen.print_json(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.options import Json, TrainerKind, Where, complete_preset, workspace_of
+from lorakit.cli.options import Json, TrainerKind, complete_preset, workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,6 @@ def sweep(
     trainer: TrainerKind = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and bake none.")] = False,
     as_json: Json = False,
-    workspace: Where = None,
 ) -> None:
     """Bake every combination of some values, one run after another.
 
@@ -60,7 +59,7 @@ def sweep(
     from lorakit.sweep import scheduler, trials
     from lorakit.sweep.axes import parse_axes
 
-    place = workspace_of(workspace)
+    place = workspace()
     given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha}
     axes = parse_axes(given, sets or ())
     if not axes:

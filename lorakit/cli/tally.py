@@ -28,6 +28,7 @@ class Tally:
     validation: float | None = None
     saves: list[Record] = field(default_factory=list)
     samples: int = 0
+    ended: bool = False
     smoothed: float | None = None
     _seconds: list[float] = field(default_factory=list)
     _first_mark: tuple[int, float] | None = None
@@ -48,6 +49,8 @@ class Tally:
                 self.samples += 1
             case "validation":
                 self.validation = number(record.get("loss"))
+            case "end":
+                self.ended = True
 
     def _add_step(self, record: Record) -> None:
         self.step = record

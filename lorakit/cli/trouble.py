@@ -18,8 +18,8 @@ __all__ = ["INTERNAL", "PIPE_CLOSED", "problem_lines", "report", "usage"]
 
 #: Exit code of what no class of error stands for: a mistake of lorakit's own.
 INTERNAL = 1
-#: Exit code when the reader of the output went away: what a shell reports for a tool that SIGPIPE ended.
-PIPE_CLOSED = 141
+#: Exit code when the reader of the output went away; typer's own choice where it notices first.
+PIPE_CLOSED = 1
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -67,9 +67,10 @@ def _lorakit_error(error: LorakitError) -> list[Text]:
     summary = Problem(error.what, error.why, error.todo)
     if not error.problems:
         return _block(summary)
-    # The blocks say everything; the summary only counts them, unless it adds something to do.
+    # The blocks say everything; the summary counts them, or adds what they do not say.
     lines = problem_lines(error.problems)
-    if len(error.problems) > 1 or error.why or error.todo:
+    said = {problem.what for problem in error.problems}
+    if error.what not in said and (len(error.problems) > 1 or error.why or error.todo):
         lines += [_line("", ""), *_block(summary)]
     return lines
 

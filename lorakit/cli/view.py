@@ -32,6 +32,7 @@ CTRL_C: Final = "Ctrl-C stops after this step and keeps what is trained"
 
 _PARTS: Final = {"unet": "UNet", "te1": "TE1", "te2": "TE2"}
 _PHASES: Final = {
+    "prepare": "preparing",
     "scan": "reading the dataset",
     "import": "starting the trainer",
     "load": "loading the models",
@@ -39,6 +40,8 @@ _PHASES: Final = {
     "cache_text": "caching captions",
     "train": "starting to train",
 }
+#: Seconds between two drawings: what the eye can follow, and what costs the trainer nothing.
+_REDRAW_SECONDS: Final = 0.1
 #: Seconds between two lines where nothing can be redrawn.
 _PLAIN_EVERY: Final = 10.0
 
@@ -55,8 +58,10 @@ class View:
         self._title = title
         self._hint = hint
         self._clock = clock
+        self._began = clock()
         self._note = ""
         self._live: Live | None = None
+        self._drawn = 0.0
         self._last_line = 0.0
         self._told_stage: tuple[Any, ...] = ()
 
@@ -67,8 +72,6 @@ class View:
             self._live = Live(console=self._out, auto_refresh=False, transient=True, vertical_overflow="crop")
             self._live.__enter__()
             self._draw()
-        else:
-            self._print(screen.text(self._title))
         return self
 
     def __exit__(
@@ -98,6 +101,7 @@ class View:
     def note(self, line: str) -> None:
         """Say something about the bake itself, such as what a Ctrl-C has set going."""
         self._note = line
+        self._drawn = 0.0
         if self._live is None and line:
             self._print(screen.text(line))
         self._draw()
@@ -107,8 +111,12 @@ class View:
             return
         from rich.console import Group
 
+        now = self._clock()
+        if now - self._drawn < _REDRAW_SECONDS:
+            return
+        self._drawn = now
         lines = frame(
-            self.tally, self._title, note=self._note, hint=self._hint, width=self._out.width, now=self._clock()
+            self.tally, self._title, note=self._note, hint=self._hint, width=self._out.width, now=now, began=self._began
         )
         self._live.update(Group(*lines), refresh=True)
 
@@ -134,13 +142,18 @@ class View:
         self._out.file.flush()
 
 
-def frame(tally: Tally, title: str, *, note: str, hint: str = CTRL_C, width: int, now: float) -> list[Text]:
-    """What stands on the screen at one moment: a few lines, none wider than ``width``."""
+def frame(
+    tally: Tally, title: str, *, note: str, hint: str = CTRL_C, width: int, now: float, began: float | None = None
+) -> list[Text]:
+    """What stands on the screen at one moment: a few lines, none wider than ``width``.
+
+    ``now`` and ``began``, when the view began, are unix seconds.
+    """
     wide = min(width, 120)
     name, *rest = title.split(" · ", 1)
     lines = [screen.text((name, "strong"), *(f" · {part}" for part in rest))]
     if tally.step is None:
-        lines += _wrap(_waiting(tally, wide), wide)
+        lines += _wrap(_waiting(tally, wide, None if began is None else now - began), wide)
     else:
         lines += _wrap(_where(tally, wide, now), wide, gap=2)
         lines += _wrap(_how(tally, wide), wide)
@@ -159,14 +172,15 @@ def plain_line(tally: Tally, *, now: float) -> Text:
     return screen.text("step " + "  ".join(parts))
 
 
-def _waiting(tally: Tally, width: int) -> list[Text]:
-    phase = tally.phase
-    if phase is None:
-        return [screen.text("starting the trainer")]
+def _waiting(tally: Tally, width: int, seconds: float | None) -> list[Text]:
+    phase = tally.phase or {"name": "prepare"}
+    parts = [_phase_text(phase)]
     done, total = phase.get("done"), phase.get("total")
     if isinstance(done, int) and isinstance(total, int) and total > 1:
-        return [_phase_text(phase), screen.progress_bar(done / total, min(30, width // 3))]
-    return [_phase_text(phase)]
+        parts.append(screen.progress_bar(done / total, min(30, width // 3)))
+    if seconds is not None and seconds >= 1:  # something must move while a large model is read
+        parts.append(screen.text((screen.duration(int(seconds)), "same")))
+    return parts
 
 
 def _phase_text(phase: Mapping[str, Any]) -> Text:
@@ -201,6 +215,8 @@ def _how(tally: Tally, width: int) -> list[Text]:
 
 
 def _status(tally: Tally, note: str, hint: str) -> Text:
+    if tally.ended:
+        return screen.text(("sealing the run", "same"))
     if note:
         return screen.text((note, "look"))
     parts = []
