@@ -23,11 +23,16 @@ __all__ = ["check_disk", "check_files", "check_rules", "model_files"]
 _PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 
 
-def check_rules(resolved: ResolvedPreset, kind: TrainerKind, *, allow_warnings: bool) -> None:
-    """Raise RuleError with every rule that the preset breaks; warnings count only when they are not allowed."""
-    from lorakit.preset.rules import check
+def check_rules(
+    resolved: ResolvedPreset, kind: TrainerKind, *, allow_warnings: bool, workspace: Workspace | None = None
+) -> None:
+    """Raise RuleError with every rule that the preset breaks; warnings count only when they are not allowed.
 
-    findings = check(resolved.preset, kind)
+    With a ``workspace``, rules about what is in the preset's files hold too.
+    """
+    from lorakit.trainers.preflight import preflight
+
+    findings = preflight(resolved.preset, workspace, kind)
     wrong = [finding for finding in findings if finding.level == "error" or not allow_warnings]
     if not wrong:
         return

@@ -97,15 +97,12 @@ def _tokenizers_are_there(preset: Preset, workspace: Workspace) -> bool | str:
 
 @TABLE.error(
     "LK312", "network.weights", "the weights are no LoRA that can be gone on with",
-    why="the file is torn, or its tensors are not named as the trainer's LoRAs are, which it would pass over without a word",
+    why="its tensors are not named as the trainer's LoRAs are, and the trainer passes over names that it does not know",
     todo="give a .safetensors LoRA that was made by sd-scripts or lorakit",
 )  # fmt: skip
 def _weights_are_a_lora(preset: Preset, workspace: Workspace) -> bool | str:
-    text = preset.network.weights
-    if not text or not text.endswith(".safetensors") or not workspace.resolve(text).is_file():
-        return False
     found = _weights(preset, workspace)
-    return text if found is None or not found.dims else False
+    return str(preset.network.weights) if found is not None and not found.dims else False
 
 
 @TABLE.error(

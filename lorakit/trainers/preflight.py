@@ -26,9 +26,14 @@ _QUIET: Final = frozenset({"sdpa", "console_log_simple"})
 TABLE: Final = Table[Namespace]("What the built-in trainer implements")
 
 
-def preflight(preset: Preset, workspace: Workspace, kind: TrainerKind) -> tuple[Finding, ...]:
-    """All findings about a preset for one trainer in one workspace, errors first: rules, [extra], files, support."""
-    found = [*check(preset, kind), *check_extra(preset, kind), *check_files(preset, workspace)]
+def preflight(preset: Preset, workspace: Workspace | None, kind: TrainerKind) -> tuple[Finding, ...]:
+    """All findings about a preset for one trainer, errors first: rules, [extra], what the trainer lacks, files.
+
+    Without a workspace no file is looked at. Missing and torn files are not found here but where a bake is prepared.
+    """
+    found = [*check(preset, kind), *check_extra(preset, kind)]
+    if workspace is not None:
+        found += check_files(preset, workspace)
     if kind == "builtin" and not any(finding.code in _UNSPEAKABLE for finding in found):
         found += check_builtin(preset)
     return ordered(found)
