@@ -143,10 +143,10 @@ def _detached(resolved: ResolvedPreset, workspace: Workspace, out: Console, *, a
 def _print_warnings(resolved: ResolvedPreset, workspace: Workspace, out: Console) -> None:
     from lorakit.cli.plan_screen import finding_lines
     from lorakit.cli.presets import trainer_of
-    from lorakit.preset.rules import check
+    from lorakit.trainers.preflight import preflight
 
     kind, _ = trainer_of(resolved, workspace)
-    for line in finding_lines(one for one in check(resolved.preset, kind) if one.level == "warning"):
+    for line in finding_lines(one for one in preflight(resolved.preset, workspace, kind) if one.level == "warning"):
         out.print(line)
 
 

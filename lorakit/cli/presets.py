@@ -32,12 +32,12 @@ def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, 
     from lorakit.cli import screen
     from lorakit.cli.plan_screen import finding_lines
     from lorakit.cli.trouble import problem_lines
-    from lorakit.preset.rules import check as findings_of
+    from lorakit.trainers.preflight import preflight
 
     place = workspace()
     resolved = load(preset, sets, place, trainer)
     kind, told = trainer_of(resolved, place)
-    findings = findings_of(resolved.preset, kind)
+    findings = preflight(resolved.preset, place, kind)
     stops = any(finding.level == "error" for finding in findings)
     if as_json:
         rows = [finding_json(finding) for finding in findings]
@@ -54,7 +54,7 @@ def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, 
         lines += problem_lines([Problem(error.what, error.why, error.todo)], label="warn", meaning="look")
     for line in lines:
         out.print(line)
-    check_rules(resolved, kind, allow_warnings=True)
+    check_rules(resolved, kind, allow_warnings=True, workspace=place)
     well = "can be baked; look at the above" if lines else "keeps all rules"
     out.print(screen.text(("✓ ", "done"), (resolved.preset.name, "strong"), f"  {well} · {told}"))
 
@@ -76,12 +76,12 @@ def plan(
         _why(resolved, as_json=as_json)
         return
     from lorakit.plan import plan as plan_of
-    from lorakit.preset.rules import check as findings_of
+    from lorakit.trainers.preflight import preflight
 
     kind, told = trainer_of(resolved, place)
     with scan_bar() as progress:
         planned = plan_of(resolved.preset, place, progress=progress)
-    findings = findings_of(resolved.preset, kind)
+    findings = preflight(resolved.preset, place, kind)
     if as_json:
         screen.print_json({**planned.to_json(), "trainer": kind, "findings": [finding_json(one) for one in findings]})
         return
