@@ -13,6 +13,8 @@ from pathlib import Path
 from lorakit.dataset import files
 from lorakit.dataset.blueprint import Blueprint, DatasetSpec, Skipped, SubsetSpec
 from lorakit.dataset.buckets import Bucketer, Size
+from lorakit.dataset.metadata import MetadataEntry, read_metadata
+from lorakit.dataset.records import ImageRecord, ScannedData, ScannedDataset
 from lorakit.dataset.selection import balance_regularisation, split_for_validation
 from lorakit.errors import DatasetError, Problem
 
@@ -24,73 +26,6 @@ Progress = Callable[[int, int], None]
 _PROGRESS_EVERY = 200
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One image that is trained on (or validated with). Sizes are (width, height) in pixels.
-
-    ``repeats`` is how often it comes in one epoch, after regularisation balancing. ``caption`` is the text before the
-    caption pipeline; ``caption_path`` is None when it comes from the class tokens or is empty for want of either.
-    """
-
-    path: Path
-    caption: str
-    caption_path: Path | None
-    width: int
-    height: int
-    repeats: int
-    is_reg: bool
-    subset_index: int
-    bucket: Size
-    resized: Size
-    crop_ltrb: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class ScannedDataset:
-    """What one dataset really holds.
-
-    ``reg_found`` counts regularisation images × repeats before balancing. ``overlap`` is how many training images
-    sd-scripts' rounding would put into the validation set as well; they are not in ``validation`` here.
-    """
-
-    spec: DatasetSpec
-    train: tuple[ImageRecord, ...]
-    validation: tuple[ImageRecord, ...] = ()
-    reg_found: int = 0
-    overlap: int = 0
-
-    def bucket_counts(self, *, validation: bool = False) -> dict[Size, int]:
-        """Examples of one epoch (images × repeats) by bucket, in ascending order of bucket."""
-        counts: dict[Size, int] = {}
-        for image in self.validation if validation else self.train:
-            counts[image.bucket] = counts.get(image.bucket, 0) + image.repeats
-        return dict(sorted(counts.items()))
-
-    def batches(self, *, validation: bool = False) -> dict[Size, int]:
-        """Batches of one epoch by bucket: ceil(examples / batch size); the last of a bucket may be short."""
-        size = self.spec.batch_size
-        return {bucket: -(-count // size) for bucket, count in self.bucket_counts(validation=validation).items()}
-
-
-@dataclass(frozen=True)
-class ScannedData:
-    """All datasets, what is passed over and why, and what deserves a look."""
-
-    datasets: tuple[ScannedDataset, ...]
-    skipped: tuple[Skipped, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """Distinct images trained on, without regularisation and validation."""
-        return sum(not image.is_reg for dataset in self.datasets for image in dataset.train)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches of all datasets in one epoch, over all processes."""
-        return sum(sum(dataset.batches().values()) for dataset in self.datasets)
-
-
 def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progress | None = None) -> ScannedData:
     """Find, measure and assign every image of ``blueprint``.
 
@@ -100,7 +35,7 @@ def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progr
     """
     scanner = _Scanner(skip_unreadable=skip_unreadable)
     listings = [[scanner.list_subset(subset) for subset in spec.subsets] for spec in blueprint.datasets]
-    total = sum(len(listing.images) for per_dataset in listings for listing in per_dataset)
+    total = sum(len(listing) for per_dataset in listings for listing in per_dataset)
     scanner.report_to(progress, total)
     datasets = [
         scanner.read_dataset(spec, per_dataset) for spec, per_dataset in zip(blueprint.datasets, listings, strict=True)
@@ -117,11 +52,15 @@ def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progr
 
 @dataclass(frozen=True)
 class _Listing:
-    """What one look into a subset's folder gave: image names in the trainer's order, and all names."""
+    """What one look at a subset gave: image names in the trainer's order and all names, or the entries of its metadata."""
 
-    folder: str
+    source: str
     images: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
+    entries: tuple[MetadataEntry, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.entries)
 
 
 class _Scanner:
@@ -155,9 +94,11 @@ class _Scanner:
         )
 
     def list_subset(self, subset: SubsetSpec) -> _Listing:
-        """Look into the folder, not into its files."""
+        """Look into the folder, not into its files (or into the metadata file)."""
+        if subset.metadata_file is not None:
+            return _Listing(str(subset.metadata_file), entries=read_metadata(subset))
         if subset.image_dir is None:
-            raise DatasetError("a subset has no image_dir")
+            raise DatasetError("a subset has neither image_dir nor metadata_file")
         # The trainer is given absolute paths, and counts underscores in them (caption_candidates).
         folder = os.path.abspath(subset.image_dir)
         images: list[str] = []
@@ -192,14 +133,18 @@ class _Scanner:
         overlap = 0
         seen: set[str] = set()
         for index, (subset, listing) in enumerate(zip(spec.subsets, listings, strict=True)):
-            if listing.folder in seen:
-                self.warnings.append(f"{listing.folder} is listed twice in one dataset; the later one is ignored")
+            if listing.source in seen:
+                self.warnings.append(f"{listing.source} is listed twice in one dataset; the later one is ignored")
                 continue
-            seen.add(listing.folder)
-            if not listing.images:
+            seen.add(listing.source)
+            if not len(listing):
                 self._note_empty(spec, listing)
                 continue
-            records = self._read_subset(index, subset, listing, bucketer)
+            if listing.entries:
+                train += self._read_entries(index, subset, listing, bucketer)
+                self._refuse_split(spec, listing)
+                continue
+            records = self._read_folder(index, subset, listing, bucketer)
             if subset.is_reg:
                 reg += records
             elif spec.validation_split:
@@ -209,7 +154,7 @@ class _Scanner:
                 overlap += shared
                 if shared:
                     self.warnings.append(
-                        f"{listing.folder}: sd-scripts' rounding would also validate on {shared} of the training images"
+                        f"{listing.source}: sd-scripts' rounding would also validate on {shared} of the training images"
                     )
             else:
                 train += records
@@ -232,18 +177,36 @@ class _Scanner:
         if spec.validation_split:
             self.problems.append(
                 Problem(
-                    f"{listing.folder} holds no images, and the trainer cannot split an empty folder for validation"
+                    f"{listing.source} holds no images, and the trainer cannot split an empty folder for validation"
                 )
             )
         else:
-            self.warnings.append(f"{listing.folder} holds no images")
+            self.warnings.append(f"{listing.source} holds no images")
 
-    def _read_subset(self, index: int, subset: SubsetSpec, listing: _Listing, bucketer: Bucketer) -> list[ImageRecord]:
+    def _refuse_split(self, spec: DatasetSpec, listing: _Listing) -> None:
+        if spec.validation_split:
+            self.problems.append(
+                Problem(
+                    f"{listing.source}: the trainer would validate on all images of a metadata file, held out or not"
+                )
+            )
+
+    def _read_entries(self, index: int, subset: SubsetSpec, listing: _Listing, bucketer: Bucketer) -> list[ImageRecord]:
+        records = []
+        for entry in listing.entries:
+            self._step()
+            if size := self._size(entry.path, bucketer, entry.size):
+                records.append(
+                    _record(entry.path, size, bucketer, caption=(entry.caption, None), index=index, subset=subset)
+                )
+        return records
+
+    def _read_folder(self, index: int, subset: SubsetSpec, listing: _Listing, bucketer: Bucketer) -> list[ImageRecord]:
         records: list[ImageRecord] = []
         by_stem: dict[str, str] = {}
         without_caption = 0
         for name in listing.images:
-            path = f"{listing.folder}{os.sep}{name}"
+            path = f"{listing.source}{os.sep}{name}"
             stem = os.path.splitext(path)[0]
             if stem in by_stem:
                 self.problems.append(
@@ -257,22 +220,7 @@ class _Scanner:
                 continue
             if caption_path is None:
                 without_caption += 1
-            assigned = bucketer.assign(*size)
-            records.append(
-                ImageRecord(
-                    path=Path(path),
-                    caption=caption,
-                    caption_path=Path(caption_path) if caption_path else None,
-                    width=size[0],
-                    height=size[1],
-                    repeats=subset.num_repeats,
-                    is_reg=subset.is_reg,
-                    subset_index=index,
-                    bucket=assigned.bucket,
-                    resized=assigned.resized,
-                    crop_ltrb=assigned.crop_ltrb,
-                )
-            )
+            records.append(_record(path, size, bucketer, caption=(caption, caption_path), index=index, subset=subset))
         if without_caption:
             self._note_missing_captions(without_caption, subset, listing)
         return records
@@ -281,12 +229,14 @@ class _Scanner:
         extension = subset.caption_extension
         instead = f"its class tokens {subset.class_tokens!r}" if subset.class_tokens else "an empty caption"
         self.warnings.append(
-            f"{listing.folder}: {count} of {len(listing.images)} images have no {extension} file and train with {instead}"
+            f"{listing.source}: {count} of {len(listing.images)} images have no {extension} file and train with {instead}"
         )
 
-    def _size(self, path: str, bucketer: Bucketer) -> Size | None:
+    def _size(self, path: str, bucketer: Bucketer, said: Size | None = None) -> Size | None:
+        """The size by the file's header; the trainer believes what a metadata file ``said`` of it."""
         try:
-            size = files.image_size(path)
+            real = files.image_size(path)
+            size = said or real
             bucketer.assign(*size)
         except files.UnreadableImage as error:
             if self.skip_unreadable:
@@ -297,6 +247,10 @@ class _Scanner:
         except DatasetError as error:
             self.problems.append(Problem(f"{path!r}: {error.what}, {error.why}", todo=error.todo))
             return None
+        if size != real:
+            self.warnings.append(
+                f"{path!r} is {real[0]}×{real[1]}, but its metadata says {size[0]}×{size[1]}, and the trainer believes that"
+            )
         return size
 
     def _caption(self, stem: str, subset: SubsetSpec, listing: _Listing) -> tuple[str, str | None]:
@@ -304,7 +258,7 @@ class _Scanner:
         for path in files.caption_candidates(stem, subset.caption_extension):
             folder, name = os.path.split(path)
             # The listing answers for its own folder; a face-crop candidate may lie in another.
-            there = name in listing.names if folder == listing.folder else os.path.isfile(path)
+            there = name in listing.names if folder == listing.source else os.path.isfile(path)
             if there:
                 return self._read_caption(path, subset), path
         return subset.class_tokens or "", None
@@ -338,6 +292,26 @@ class _Scanner:
         self._done += 1
         if self._progress and (self._done % _PROGRESS_EVERY == 0 or self._done == self._total):
             self._progress(self._done, self._total)
+
+
+def _record(
+    path: str, size: Size, bucketer: Bucketer, *, caption: tuple[str, str | None], index: int, subset: SubsetSpec
+) -> ImageRecord:
+    assigned = bucketer.assign(*size)
+    text, source = caption
+    return ImageRecord(
+        path=Path(path),
+        caption=text,
+        caption_path=Path(source) if source else None,
+        width=size[0],
+        height=size[1],
+        repeats=subset.num_repeats,
+        is_reg=subset.is_reg,
+        subset_index=index,
+        bucket=assigned.bucket,
+        resized=assigned.resized,
+        crop_ltrb=assigned.crop_ltrb,
+    )
 
 
 def _what_was_skipped(skipped: list[Skipped]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lorakit.errors import DatasetError
 
 if TYPE_CHECKING:
-    from lorakit.dataset.scan import ImageRecord
+    from lorakit.dataset.records import ImageRecord
 
 __all__ = ["balance_regularisation", "split_for_validation"]
 
