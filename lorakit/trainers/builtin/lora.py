@@ -229,8 +229,8 @@ class LoraNetwork(nn.Module):
                 why=f"its keys are like {', '.join(sorted(loaded)[:2]) or '(none)'}",
                 todo="give a LoRA file in kohya's format for SDXL",
             )
-        for key, value in common.items():
-            self._check(path, key, value, ours[key])
+        for key in sorted(common, key=lambda key: key.endswith(".alpha")):  # shapes first: another dim explains more
+            self._check(path, key, common[key], ours[key])
         self.load_state_dict(common, strict=False)
         missing = sorted({key.split(".", 1)[0] for key in ours.keys() - common.keys()})
         return LoadReport(tuple(missing), tuple(sorted(loaded.keys() - ours.keys())))

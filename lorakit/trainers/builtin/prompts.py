@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def read_prompts(path: Path) -> tuple[SamplePrompt, ...]:
         return tuple(_READERS[kind](path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise TrainerError(f"{path}: the prompt file cannot be read", why=str(error), todo="check the path") from error
-    except ValueError as error:  # not UTF-8, not TOML, not JSON, or a wrong value
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, not JSON, or a wrong value
         raise TrainerError(f"{path}: the prompt file is wrong", why=str(error), todo="correct it") from error
 
 
@@ -69,9 +68,7 @@ def parse_line(line: str) -> SamplePrompt:
         key, pattern, convert = found
         if match := re.match(pattern, rest.strip()):
             values[key] = convert(match[0])
-    if "steps" in values:
-        values["steps"] = min(1000, max(1, values["steps"]))
-    return SamplePrompt(**values)
+    return _prompt(values)
 
 
 _INTEGER, _NUMBER = r"\d+", r"-?\d+(\.\d*)?"
@@ -107,7 +104,10 @@ def _toml(text: str) -> list[SamplePrompt]:
     if not isinstance(table, dict):
         raise ValueError("[prompt] is not a table")
     defaults = {key: value for key, value in table.items() if key != "subset"}
-    return [_from_table({**defaults, **subset}) for subset in table.get("subset", [])]
+    subsets = table.get("subset", [])
+    if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
+        raise ValueError("[[prompt.subset]] is not a list of tables")
+    return [_from_table({**defaults, **subset}) for subset in subsets]
 
 
 def _json(text: str) -> list[SamplePrompt]:
@@ -117,17 +117,25 @@ def _json(text: str) -> list[SamplePrompt]:
     return [parse_line(item) if isinstance(item, str) else _from_table(item) for item in items]
 
 
-def _from_table(table: Mapping[str, Any]) -> SamplePrompt:
+def _from_table(table: Any) -> SamplePrompt:
+    if not isinstance(table, dict):
+        raise ValueError(f"{table!r} is neither a line nor a table")  # noqa: TRY004
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in _KEYS and value is not None:
             name, kind = _KEYS[key]
             try:
                 values[name] = kind(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"{key} = {value!r} is not of type {kind.__name__}") from error
     if "prompt" not in values:
-        raise ValueError(f"an entry without a prompt: {dict(table)!r}")
+        raise ValueError(f"an entry without a prompt: {table!r}")
+    return _prompt(values)
+
+
+def _prompt(values: dict[str, Any]) -> SamplePrompt:
+    if "steps" in values:
+        values["steps"] = min(1000, max(1, values["steps"]))
     return SamplePrompt(**values)
 
 

@@ -104,8 +104,10 @@ def _from_folder(folder: Path) -> Callable[[str], list[int]]:
         )
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise TrainerError(f"{folder}: the tokenizer cannot be read", why=str(error)) from error
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise TrainerError(
+            f"{folder}: the tokenizer cannot be read", why=str(error), todo="write the folder again"
+        ) from error
 
     def words(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
