@@ -25,12 +25,13 @@ __all__ = ["Forward"]
 
 @dataclass(frozen=True)
 class Forward:
-    """The model under training and how a batch goes through it."""
+    """The model under training and how a batch goes through it; ``dtype`` is the U-Net's."""
 
     accelerator: Accelerator
     base: BaseModel
     objective: Objective
     seed: int
+    dtype: torch.dtype
     tokenizers: Tokenizers | None
     max_token_length: int | None = None
     train_text: bool = False
@@ -58,7 +59,7 @@ class Forward:
             text = self.text(loaded)
             conditions = {"text_embeds": text.pooled, "time_ids": loaded.sizes.to(latents.device)}
             prediction = self.base.unet(
-                draw.noisy.to(self.base.unet.dtype),
+                draw.noisy.to(self.dtype),
                 draw.timesteps,
                 encoder_hidden_states=text.hidden,
                 added_cond_kwargs=conditions,
@@ -81,7 +82,7 @@ class Forward:
 
     def text(self, loaded: Loaded) -> TextCondition:
         """The text condition: cached, or encoded here with gradients if the text encoders are trained."""
-        device, dtype = self.accelerator.device, self.base.unet.dtype
+        device, dtype = self.accelerator.device, self.dtype
         if loaded.hidden is not None and loaded.pooled is not None:
             return TextCondition(loaded.hidden.to(device, dtype), loaded.pooled.to(device, dtype))
         assert self.tokenizers is not None

@@ -235,6 +235,7 @@ class _Builder:
             base=base,
             objective=Objective(noise, options.noise, options.loss, v_prediction=options.model.v_parameterization),
             seed=self.seed,
+            dtype=_DTYPES[options.precision.mixed_precision],
             tokenizers=self.tokenizers() if text is None else None,
             max_token_length=options.model.max_token_length,
             train_text=bool(network.parts.get("te1")),
