@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from lorakit.cli.options import Json, RunName, workspace
 from lorakit.errors import ArchiveError
 
-__all__ = ["logs", "ls", "show", "verify"]
+__all__ = ["logs", "ls", "show", "start_of_last", "verify"]
 
 #: So many of the newest runs are listed unless all are asked for.
 _SHOWN = 30
@@ -81,7 +81,7 @@ def logs(
     out = sys.stdout.buffer
     with file:
         if tail is not None:
-            file.seek(_start_of_last(file.fileno(), tail))
+            file.seek(start_of_last(file, tail))
         while True:
             over = not follow or state(found).is_final  # asked before reading: what comes in between is read below
             while data := file.read(1 << 16):
@@ -92,22 +92,22 @@ def logs(
             time.sleep(_LOG_POLL_SECONDS)
 
 
-def _start_of_last(handle: int, count: int) -> int:
-    """Where the last ``count`` lines of a file begin; an unfinished last line counts as one."""
-    position = os.fstat(handle).st_size
-    if count == 0 or position == 0:
-        return position
-    wanted = count + (os.pread(handle, 1, position - 1) == b"\n")
-    while position > 0:
-        size = min(1 << 16, position)
-        block = os.pread(handle, size, position - size)
-        at = len(block)
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
+def start_of_last(file: BinaryIO, count: int, *, block: int = 1 << 16) -> int:
+    """Where the last ``count`` lines of a file begin, read from its end; an unfinished last line counts as one."""
+    position = end = file.seek(0, os.SEEK_END)
+    wanted = count
+    while position > 0 and count > 0:
+        size = min(block, position)
+        position = file.seek(position - size)
+        data = file.read(size)
+        at = size
+        while (at := data.rfind(b"\n", 0, at)) >= 0:
+            if position + at + 1 == end:
+                continue  # the line end of the last line begins no line
             wanted -= 1
             if wanted == 0:
-                return position - size + at + 1
-        position -= size
-    return 0
+                return position + at + 1
+    return 0 if count > 0 else end
 
 
 def verify(run: RunName = "latest", *, as_json: Json = False) -> None:

@@ -185,7 +185,9 @@ def size(count: float) -> str:
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while abs(value) >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
-    return f"{value:.1f} {units[0]}" if value < 9.95 and units[0] != "B" else f"{value:.0f} {units[0]}"
+    # Memory is bought in whole gigabytes and missed by tenths of one.
+    finer = {"B": 0.0, "GB": 99.95}.get(units[0], 9.95)
+    return f"{value:.1f} {units[0]}" if value < finer else f"{value:.0f} {units[0]}"
 
 
 def duration(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
@@ -238,7 +239,7 @@ def _event(record: Mapping[str, Any]) -> str:
         case "sample":
             return f"sampled {name}"
         case _:
-            return f"validation {screen.loss(number(record.get('loss')))} at step {record.get('step')}"
+            return f"validation {screen.loss(number(record.get('loss')))}"
 
 
 def _counter(tally: Tally) -> str:
@@ -274,7 +275,12 @@ def _rates(tally: Tally) -> str:
     if not isinstance(rates, Mapping):
         return ""
     shown = [(label, number(rates[part])) for part, label in _PARTS.items() if part in rates]
-    return "  ".join(f"{label} {format_rate(float(f'{rate:.2g}'))}" for label, rate in shown if rate is not None)
+    return "  ".join(f"{label} {_rate(rate)}" for label, rate in shown if rate is not None)
+
+
+def _rate(rate: float) -> str:
+    # Two digits are what the eye compares while it moves.
+    return format_rate(float(f"{rate:.2g}")) if math.isfinite(rate) and rate > 0 else f"{rate:g}"
 
 
 def _memory(tally: Tally) -> list[str]:

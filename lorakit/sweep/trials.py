@@ -131,6 +131,7 @@ def _look(
     except LorakitError as error:
         if point:
             error.what = f"the trial {' '.join(values)} cannot be baked: {error.what}"
+            error.why = error.why or "every trial is checked before the first one starts"
         raise
     key = identity(resolved.preset, planned, choice.kind, workspace)
     return Trial(point, resolved, planned, choice.kind, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,18 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """What `lorakit init` lays out, as the current folder; no base model is in it."""
-    folder = tmp_path / "work"
+@pytest.fixture(scope="session")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `lorakit init` lays out, made once: it puts every file on disk for certain, which takes its time."""
+    folder = tmp_path_factory.mktemp("laid-out") / "work"
     lay_out(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(laid_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace of one's own, as the current folder; no base model is in it."""
+    folder = tmp_path / "work"
+    shutil.copytree(laid_out, folder)
     monkeypatch.chdir(folder)
     return find_workspace(folder)
