@@ -15,6 +15,8 @@ __all__ = ["Checkpoint", "SampleMoment", "cache_bytes", "checkpoints", "peak_byt
 #: Header entry of one tensor in a safetensors file, bytes (name, dtype, shape, offsets), and the usual metadata.
 _HEADER_ENTRY: Final = 140
 _METADATA: Final = 8_000
+#: What a saved state takes for each trained tensor beside its numbers, bytes (pickled names, steps, storages).
+_STATE_ENTRY: Final = 1_000
 #: What an optimizer keeps for each parameter, bytes, by the beginning of its name in lower case; 8 is Adam's two moments.
 _OPTIMIZER_BYTES: Final = {"adafactor": 1, "lion": 4, "sgd": 4, "prodigy": 16, "dadapt": 16}
 _ADAM_BYTES: Final = 8
@@ -169,4 +171,4 @@ def _state_bytes(network: NetworkSize, optimizer_type: str) -> int:
     per_parameter = next((b for start, b in _OPTIMIZER_BYTES.items() if name.startswith(start)), _ADAM_BYTES)
     if name.endswith("8bit"):
         per_parameter = max(1, per_parameter // 4)
-    return network.total_parameters * (4 + per_parameter) + 3 * network.total_modules * _HEADER_ENTRY
+    return network.total_parameters * (4 + per_parameter) + 2 * network.total_modules * _STATE_ENTRY
