@@ -119,7 +119,7 @@ def _json(text: str) -> list[SamplePrompt]:
 
 def _from_table(table: Any) -> SamplePrompt:
     if not isinstance(table, dict):
-        raise ValueError(f"{table!r} is neither a line nor a table")  # noqa: TRY004
+        raise ValueError(f"{table!r} is neither a line nor a table")
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in _KEYS and value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lorakit.trainers.builtin.checkpoint import PREFIXES, BaseModel, load_base
 from lorakit.trainers.builtin.lora import LoraModule, LoraNetwork, targets
 from lorakit.trainers.builtin.text import encode, size_condition
 from lorakit.trainers.builtin.tokenizers import Tokenizers
+from tests.bench_models import bench_checkpoint
 
 CAPTIONS = ["a photo of a zorp", "a red circle"]
 
@@ -151,6 +153,18 @@ def test_the_unet_starts_alike_whether_text_encoders_are_trained_or_not(loaded: 
     ours, theirs = alone.state_dict(), both.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert set(network(loaded, train_unet=False).parts) == {"te1", "te2"}
+
+
+def test_initial_weights_are_those_of_sd_scripts() -> None:
+    """The digest is of a file that the real trainer wrote untrained, for the same shapes: --seed 42 --network_dim 4."""
+    base = load_base(bench_checkpoint("slim"))
+    torch.manual_seed(42)
+    state = LoraNetwork.create(base, dim=4, alpha=2).kohya_state_dict()
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        if key.endswith("lora_down.weight"):
+            digest.update(state[key].numpy().tobytes())
+    assert digest.hexdigest() == "cb4eb7d02742c5e4a4e8ba6449691d853cefcc79b371d9c644cd7796a882edf5"
 
 
 def test_alpha_zero_means_alpha_equal_to_dim(loaded: BaseModel) -> None:
