@@ -259,7 +259,12 @@ def _some(flag: Flag) -> Any:
     return [value] if flag.nargs == "*" else value
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(preset=presets({("extra",): options_of_extra()}), kind=st.sampled_from(["sd-scripts", "builtin"]))
 def test_any_preset_comes_back_from_its_command(preset: Preset, kind: Any) -> None:
     rates = preset.optim.te_lr
