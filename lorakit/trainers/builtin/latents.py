@@ -201,7 +201,8 @@ def file_identity(path: Path) -> str:
 def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]] | None:
     """The arrays of a file; None when it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged file open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None

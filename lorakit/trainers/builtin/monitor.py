@@ -16,7 +16,7 @@ from lorakit.trainers.builtin.options import TrackingOptions
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Monitor", "StepReport", "memory"]
+__all__ = ["Monitor", "StepReport", "memory", "rate_tags"]
 
 #: Seconds between two printed progress lines.
 _PRINT_EVERY: Final = 10.0
@@ -122,8 +122,7 @@ class Monitor:
             at = report.step if index == last else report.step - 1
             self.curve({"loss/current": loss, "loss/average": average}, at)
         self.curve({f"grad_norm/{part}": value for part, value in report.grad_norms.items()}, report.step)
-        self.curve({f"lr/{part}": rate for part, rate in report.rates.items()}, report.step)
-        self.curve(group_tags(report.groups), report.step)
+        self.curve(rate_tags(report.groups), report.step)
         self.curve(report.extras, report.step)
 
     def curve(self, values: Mapping[str, float], step: int) -> None:
@@ -145,14 +144,19 @@ class Monitor:
         self._protocol.close()
 
 
-def group_tags(groups: tuple[tuple[str, float, float | None], ...]) -> dict[str, float]:
-    """The trainer's own tags of (part, rate, d) groups: lr/textencoder, lr/unet, lr/group{i}, lr/d*lr/….
+def rate_tags(groups: tuple[tuple[str, float, float | None], ...]) -> dict[str, float]:
+    """The curves of (part, rate, d) groups: lr/te1, lr/te2, lr/unet, and the trainer's own tags.
 
-    The trainer counts both text encoders as one group, so TE2 is left out. A training without text encoders has no
-    lr/textencoder (the trainer would put the U-Net's rate there).
+    Those are lr/textencoder, lr/unet, lr/group{i}, and with an adapted d also lr/d*lr/…. The trainer counts both text
+    encoders as one group, so TE2 is left out of them. A training without text encoders has no lr/textencoder (the
+    trainer would put the U-Net's rate there).
     """
-    kept = [(name.replace("te1", "textencoder"), rate, d) for name, rate, d in groups if not name.startswith("te2")]
     tags: dict[str, float] = {}
+    for name, rate, d in groups:
+        tags[f"lr/{name}"] = rate
+        if d is not None:
+            tags[f"lr/d*lr/{name}"] = d * rate
+    kept = [(name.replace("te1", "textencoder"), rate, d) for name, rate, d in groups if not name.startswith("te2")]
     first = 0 if all(name.startswith("unet") for name, _, _ in kept) else 1
     for index, (name, rate, d) in enumerate(kept):
         tags[f"lr/{name}"] = rate

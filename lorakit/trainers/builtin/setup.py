@@ -311,8 +311,11 @@ def make_accelerator(precision: PrecisionOptions) -> Accelerator:
     handlers = []
     if precision.ddp_timeout:
         handlers.append(InitProcessGroupKwargs(timeout=timedelta(minutes=precision.ddp_timeout)))
+    # accelerate's launcher for several processes does not pass use_cpu on
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    cpu = {"cpu": True} if several_on_cpu else {}
     try:
-        accelerator = Accelerator(mixed_precision=precision.mixed_precision, kwargs_handlers=handlers or None)
+        accelerator = Accelerator(mixed_precision=precision.mixed_precision, kwargs_handlers=handlers or None, **cpu)
     except ValueError as error:
         raise TrainerError(
             f"mixed_precision {precision.mixed_precision} does not work here",

@@ -103,7 +103,11 @@ def test_sgd_gets_its_momentum() -> None:
 
 
 def test_adafactor_with_relative_step_takes_no_rates() -> None:
-    for args, own in (((), True), (("relative_step=False",), False), (("relative_step=False", "warmup_init=True"), True)):
+    for args, own in (
+        ((), True),
+        (("relative_step=False",), False),
+        (("relative_step=False", "warmup_init=True"), True),
+    ):
         options = OptimOptions(optimizer_type="adafactor", optimizer_args=args, unet_lr=0.5, learning_rate=0.25)
         assert adafactor_finds_its_rate(options) is own
         optimizer = build_optimizer(groups(options), options)
