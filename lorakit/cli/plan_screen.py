@@ -22,6 +22,8 @@ __all__ = ["finding_lines", "plan_page", "why_page"]
 
 PARTS: Final = {"unet": "UNet", "te1": "TE1", "te2": "TE2"}
 _LABEL: Final = 12
+#: What is drawn for a file or a pipe is this wide.
+_WIDTH: Final = 100
 #: More buckets than these are summed up in one line.
 _BUCKETS_SHOWN: Final = 8
 
@@ -30,18 +32,19 @@ def plan_page(
     preset: Preset, plan: Plan, *, trainer: str, findings: Sequence[Finding], asked: str, width: int | None
 ) -> list[Text]:
     """The whole page. ``trainer`` is who would train, ``asked`` the preset as it was named, ``width`` that of the window."""
+    room = (width or _WIDTH) - _LABEL
     lines = [_title(preset, trainer), screen.text("")]
     lines += _row("images", _images(plan))
     lines += _row("repeats", *_repeats(plan))
-    lines += _row("buckets", *_buckets(plan, width or 100))
+    lines += _row("buckets", *_buckets(plan, room))
     lines += _row("batches", _batches(plan))
-    lines += _row("steps", _steps(preset, plan))
-    lines += _row("rates", *_rates(preset, plan))
+    lines += _row("steps", *_steps(preset, plan, room))
+    lines += _row("rates", *_rates(preset, plan, room))
     if plan.validation.images:
         held_out, batches = plan.validation.images, plan.validation.batches
         told = f"{screen.count(held_out, 'image')} held out, {screen.count(batches, 'batch', 'batches')} each time"
         lines += _row("validation", told)
-    lines += _row("writes", *_writes(plan))
+    lines += _row("writes", *_writes(plan, room))
     lines.append(screen.text(""))
     warnings = [screen.text(("warn  ", "look"), warning) for warning in plan.warnings]
     blocks = finding_lines(findings)
@@ -138,12 +141,12 @@ def _buckets(plan: Plan, width: int) -> list[Text]:
     ranked = sorted(together.items(), key=lambda item: -item[1])
     shown, rest = ranked[:_BUCKETS_SHOWN], ranked[_BUCKETS_SHOWN:]
     most = max(together.values(), default=1)
-    room = max(4, min(24, (width - _LABEL) // 3 - 16))
+    room = max(4, min(24, width // 3 - 16))
     cells: list[list[str | Text]] = [
         [f"{size[0]}×{size[1]}", str(count), screen.text((screen.bar(count / most, room), "done"))]
         for size, count in shown
     ]
-    lines = _side_by_side(screen.columns(cells, right=(1,)), width - _LABEL)
+    lines = _side_by_side(screen.columns(cells, right=(1,)), width)
     if rest:
         lines.append(screen.text((f"and {len(rest)} more with {sum(count for _, count in rest)}", "same")))
     return lines
@@ -175,7 +178,7 @@ def _sum(numbers: Sequence[int], total: int) -> str:
     return f"{' + '.join(map(str, numbers))} = {total}"
 
 
-def _steps(preset: Preset, plan: Plan) -> str:
+def _steps(preset: Preset, plan: Plan, width: int) -> list[Text]:
     counts = plan.counts
     per_epoch = counts.updates_per_epoch
     if plan.epochs * per_epoch == plan.total_steps:
@@ -191,22 +194,22 @@ def _steps(preset: Preset, plan: Plan) -> str:
         length += f" ({', '.join(notes)})"
     warmup = preset.optim.warmup
     if plan.warmup_steps == 0:
-        return f"{length}     no warmup"
+        return screen.wrap([length, "no warmup"], width)
     told = f"{warmup} = {plan.warmup_steps} steps" if warmup.ratio is not None else f"{plan.warmup_steps} steps"
-    return f"{length}     warmup {told}"
+    return screen.wrap([length, f"warmup {told}"], width)
 
 
-def _rates(preset: Preset, plan: Plan) -> list[Text]:
+def _rates(preset: Preset, plan: Plan, width: int) -> list[Text]:
     optim = preset.optim
     rates = {"unet": optim.unet_lr, "te1": optim.te_lr.te1, "te2": optim.te_lr.te2}
-    told = "   ".join(f"{PARTS[part]} {format_rate(rate) if rate else 'not trained'}" for part, rate in rates.items())
-    lines = [screen.text(f"{told}   {optim.type}, {_schedule(preset)}")]
+    told = [f"{PARTS[part]} {format_rate(rate) if rate else 'not trained'}" for part, rate in rates.items()]
+    lines = screen.wrap([*told, f"{optim.type}, {_schedule(preset)}"], width, gap=3)
     part = next((part for part in PARTS if plan.lr.get(part)), None)
     if part is None or not plan.curve:
         return lines
     curve = screen.sparkline([factor for _, factor in plan.curve], 24, from_zero=True)
     points = " · ".join(f"{point.step} {format_rate(float(f'{point.lr:.2g}'))}" for point in _few(plan.lr[part]))
-    lines.append(screen.text((curve, "done"), f"   {PARTS[part]} at step {points}"))
+    lines += screen.wrap([screen.text((curve, "done")), f"{PARTS[part]} at step {points}"], width, gap=3)
     return lines
 
 
@@ -225,7 +228,7 @@ def _schedule(preset: Preset) -> str:
     return optim.schedule
 
 
-def _writes(plan: Plan) -> list[str]:
+def _writes(plan: Plan, width: int) -> list[Text]:
     kept = [file for file in plan.checkpoints if file.kept]
     weights = [file for file in kept if not file.kind.endswith("state")]
     states = [file for file in kept if file.kind.endswith("state")]
@@ -234,10 +237,11 @@ def _writes(plan: Plan) -> list[str]:
     pictures = sum(moment.images for moment in plan.samples)
     parts += [f"{screen.count(pictures, 'sample')} at {screen.count(len(plan.samples), 'moment')}"] if pictures else []
     disk = plan.disk
-    enough = "" if disk.needed < disk.free else "   not enough!"
-    return [
-        f"{', '.join(parts)}     {screen.size(disk.needed)} of {screen.size(disk.free)} free{enough}",
-    ]
+    room = f"{screen.size(disk.needed)} of {screen.size(disk.free)} free"
+    short = disk.needed >= disk.free
+    return screen.wrap(
+        [", ".join(parts), screen.text((room, "fail" if short else "")), *(["not enough"] if short else [])], width
+    )
 
 
 def _files(files: Sequence[Checkpoint], word: str) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "sparkline",
     "speed",
     "text",
+    "wrap",
 ]
 
 #: The only colours there are, by what they mean.
@@ -128,6 +129,18 @@ def columns(
             line.append(" " * gap)
         line.rstrip()
         lines.append(line)
+    return lines
+
+
+def wrap(parts: Iterable[str | Text], width: int, *, gap: int = 5) -> list[Text]:
+    """Parts side by side, on as many lines as the width asks for."""
+    lines: list[Text] = []
+    for part in map(text, parts):
+        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
+            lines[-1].append(" " * gap)
+            lines[-1].append_text(part)
+        else:
+            lines.append(part)
     return lines
 
 

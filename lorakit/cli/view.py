@@ -154,10 +154,10 @@ def frame(
     name, *rest = title.split(" · ", 1)
     lines = [screen.text((name, "strong"), *(f" · {part}" for part in rest))]
     if tally.step is None:
-        lines += _wrap(_waiting(tally, wide, None if began is None else now - began), wide)
+        lines += screen.wrap(_waiting(tally, wide, None if began is None else now - began), wide)
     else:
-        lines += _wrap(_where(tally, wide, now), wide, gap=2)
-        lines += _wrap(_how(tally, wide), wide)
+        lines += screen.wrap(_where(tally, wide, now), wide, gap=2)
+        lines += screen.wrap(_how(tally, wide), wide)
     lines.append(_status(tally, note, hint))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -289,15 +289,3 @@ def _memory(tally: Tally) -> list[str]:
     if isinstance(vram, int):
         return [f"VRAM {screen.size(vram)}"]
     return [f"RAM {screen.size(rss)}"] if isinstance(rss, int) else []
-
-
-def _wrap(parts: Iterable[Text], width: int, *, gap: int = 5) -> list[Text]:
-    """Parts side by side, on as many lines as the width asks for."""
-    lines: list[Text] = []
-    for part in parts:
-        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
-            lines[-1].append(" " * gap)
-            lines[-1].append_text(part)
-        else:
-            lines.append(part.copy())
-    return lines
