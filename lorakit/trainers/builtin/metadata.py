@@ -173,7 +173,7 @@ def save_lora(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping
     hashed = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     hashes = {
         "sshs_model_hash": hashlib.sha256(data[1]).hexdigest(),
-        "sshs_legacy_hash": _legacy_hash(_header(data[0], hashed) + data[1]),
+        "sshs_legacy_hash": _legacy_hash(_header(data[0], hashed) + data[1][: _SHA_WINDOW[1]]),
     }
     temp = path.with_name(f".{path.name[:80]}{TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 __all__ = ["Block", "UnetStructure", "lora_name"]
@@ -115,20 +116,21 @@ class UnetStructure:
 
     def to_ldm(self, path: str) -> str:
         """The original path of a module or parameter given by its diffusers path. Raises KeyError for a stranger."""
-        return _translate(path, self._pairs())
+        return _translate(path, self._ldm_of)
 
     def to_diffusers(self, path: str) -> str:
         """The diffusers path of a module or parameter given by its original path. Raises KeyError for a stranger."""
-        return _translate(path, [(ldm, diffusers) for diffusers, ldm in self._pairs()])
+        return _translate(path, {ldm: diffusers for diffusers, ldm in self._ldm_of.items()})
 
-    def _pairs(self) -> list[tuple[str, str]]:
+    @functools.cached_property
+    def _ldm_of(self) -> dict[str, str]:
         pairs = [*_EMBEDDINGS, *_HEAD]
         for block in self.blocks():
             if block.inner:
                 pairs += [(f"{block.diffusers}.{ours}", f"{block.ldm}.{theirs}") for ours, theirs in block.inner]
             else:
                 pairs.append((block.diffusers, block.ldm))
-        return pairs
+        return dict(pairs)
 
 
 def lora_name(prefix: str, path: str) -> str:
@@ -136,8 +138,11 @@ def lora_name(prefix: str, path: str) -> str:
     return f"{prefix}_{path}".replace(".", "_")
 
 
-def _translate(path: str, pairs: list[tuple[str, str]]) -> str:
-    for old, new in pairs:
-        if path == old or path.startswith(old + "."):
-            return new + path[len(old) :]
+def _translate(path: str, names: Mapping[str, str]) -> str:
+    """Exchange the longest known beginning of ``path``."""
+    end = len(path)
+    while end > 0:
+        if (known := names.get(path[:end])) is not None:
+            return known + path[end:]
+        end = path.rfind(".", 0, end)
     raise KeyError(path)
