@@ -30,8 +30,8 @@ class Progress:
     """The sum of a progress file.
 
     ``steps`` counts optimizer steps done, those of earlier attempts included when the trainer went on from ``first_step``.
-    ``loss_first`` and ``loss_last`` are the means of the first and last tenth of this attempt's steps (a single step's loss
-    is mostly noise), ``loss_average`` of all; ``nan_since`` is the step from which on every loss was NaN or infinite. ``steps_per_second`` comes from the trainer's own clock. Memory in bytes.
+    ``loss_first`` and ``loss_last`` are the means over the first and last epoch of this attempt, each at least a tenth and at
+    most half of its steps (a single step's loss is mostly noise, and an epoch has seen every picture), ``loss_average`` of all; ``nan_since`` is the step from which on every loss was NaN or infinite. ``steps_per_second`` comes from the trainer's own clock. Memory in bytes.
     """
 
     steps: int = 0
@@ -67,6 +67,7 @@ def read_progress(path: Path) -> Progress:
 def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
     """The sum of protocol records. Records of unknown type and keys of the wrong type are passed over."""
     losses: list[float] = []
+    epochs: list[int] = []
     seconds: list[float] = []
     saved: list[Saved] = []
     warnings: list[str] = []
@@ -81,6 +82,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
                 nan_since = _int(record.get("step")) if nan_since is None else nan_since
             elif isinstance(loss, (int, float)):
                 losses.append(float(loss))
+                epochs.append(_int(record.get("epoch")))
                 nan_since = None
             _keep(values, record, step="steps", epoch="epoch")
             if isinstance(spent := record.get("seconds"), (int, float)):
@@ -120,11 +122,11 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
             values["end_reason"] = str(record.get("reason", ""))
             values["end_message"] = str(record.get("message") or "")
             _keep(values, record, steps="steps")
-    tenth = max(1, math.ceil(len(losses) / 10))
+    window = _window(epochs)
     return Progress(
         **values,
-        loss_first=_mean(losses[:tenth]),
-        loss_last=_mean(losses[-tenth:]),
+        loss_first=_mean(losses[:window]),
+        loss_last=_mean(losses[-window:]),
         loss_average=_mean(losses),
         nan_since=nan_since,
         steps_per_second=_speed(seconds),
@@ -143,6 +145,13 @@ def _keep(values: dict[str, Any], record: Mapping[str, Any], **names: str) -> No
 
 def _int(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _window(epochs: list[int]) -> int:
+    """How many steps count as the first and the last epoch, from the epoch of each step."""
+    count = len(epochs)
+    first = sum(epoch == epochs[0] for epoch in epochs) if len(set(epochs)) > 1 else 0
+    return max(1, min(count // 2, max(first, math.ceil(count / 10))))
 
 
 def _mean(values: list[float]) -> float | None:

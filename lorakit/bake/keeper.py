@@ -191,6 +191,7 @@ def _end(
         **results(progress),
         "stop_level": outcome.stop_level if outcome else level,
         "launcher": outcome.launcher if outcome else None,
+        "launcher_seconds": round(outcome.seconds, 3) if outcome else None,
         "ranks": [rank.to_json() for rank in outcome.ranks] if outcome else [],
         "unreported": list(outcome.unreported) if outcome else [],
         "survivors": list(outcome.survivors) if outcome else [],

@@ -70,8 +70,8 @@ def prepare(
     choice = choose(resolved.preset, workspace)
     resolved = settled(resolved, choice)
     preset = resolved.preset
-    check_rules(resolved, choice.kind, allow_warnings=allow_warnings, workspace=workspace)
     refuse_secrets([*argv, *_extra_words(preset), *resolved.source_text.splitlines()])
+    check_rules(resolved, choice.kind, allow_warnings=allow_warnings, workspace=workspace)
     check_files(preset, workspace)
     with ThreadPoolExecutor(max_workers=1) as pool:
         script = Path(choice.program[0]) if choice.kind == "sd-scripts" else None

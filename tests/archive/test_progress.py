@@ -37,7 +37,7 @@ def test_everything_is_summed_up(tmp_path: Path) -> None:
     writer.close()
     found = read_progress(path)
     assert (found.steps, found.total_steps, found.first_step, found.epochs) == (30, 30, 10, 3)
-    assert (found.loss_first, found.loss_last, found.loss_average) == (18.5, 0.5, 9.5)
+    assert (found.loss_first, found.loss_last, found.loss_average) == (14.5, 4.5, 9.5), "half of the steps"
     assert (found.steps_per_second, found.rss, found.vram, found.validation) == (2.0, 30, None, 0.125)
     assert found.saved == (Saved(30, 3, "/a", 9, "final"),)
     assert (found.samples, found.warnings, found.end_reason, dict(found.lr)) == (
@@ -46,6 +46,24 @@ def test_everything_is_summed_up(tmp_path: Path) -> None:
         "ok",
         {"unet": 1e-4, "te1": 1e-5},
     )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window"),
+    [
+        ([1] * 100, 10),
+        ([1] * 5, 1),
+        ([1], 1),
+        ([1] * 20 + [2] * 20 + [3] * 20, 20),
+        ([1] * 2 + [2] * 98, 10),
+        ([1, 2], 1),
+    ],
+)
+def test_the_first_and_last_loss_are_those_of_an_epoch(epochs: list[int], window: int) -> None:
+    steps = [{"type": "step", "step": n + 1, "epoch": e, "loss": float(n)} for n, e in enumerate(epochs)]
+    found = summarise(steps)
+    assert found.loss_first == (window - 1) / 2
+    assert found.loss_last == len(epochs) - 1 - (window - 1) / 2
 
 
 def test_nan_counts_only_while_it_lasts() -> None:
