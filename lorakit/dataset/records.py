@@ -61,11 +61,15 @@ class ScannedDataset:
 
 @dataclass(frozen=True)
 class ScannedData:
-    """All datasets, what is passed over and why, and what deserves a look."""
+    """All datasets, what is passed over and why, and what deserves a look.
+
+    ``unreadable`` has the images that were skipped because they cannot be opened: a trainer that finds them stops.
+    """
 
     datasets: tuple[ScannedDataset, ...]
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+    unreadable: tuple[Path, ...] = ()
 
     @property
     def images(self) -> int:

@@ -49,7 +49,12 @@ def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progr
             why=_what_was_skipped(scanner.skipped) or "the folders hold no .png, .jpg, .jpeg, .webp or .bmp file",
             todo="put images with captions beside them into the N_name folders",
         )
-    return ScannedData(tuple(datasets), (*blueprint.skipped, *scanner.skipped), tuple(scanner.warnings))
+    return ScannedData(
+        tuple(datasets),
+        skipped=(*blueprint.skipped, *scanner.skipped),
+        warnings=tuple(scanner.warnings),
+        unreadable=tuple(scanner.unreadable),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class _Scanner:
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
         self.problems: list[Problem] = []
+        self.unreadable: list[Path] = []
         self._progress: Progress | None = None
         self._done = self._total = 0
 
@@ -257,6 +263,7 @@ class _Scanner:
         except files.UnreadableImage as error:
             if self.skip_unreadable:
                 self.skipped.append(Skipped(Path(path), f"unreadable image: {error}"))
+                self.unreadable.append(Path(path))
             else:
                 self.problems.append(Problem(f"{path!r} cannot be read as an image ({error})", code="unreadable"))
             return None
