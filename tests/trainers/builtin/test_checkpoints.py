@@ -91,13 +91,15 @@ def test_loss_scale_halves_on_overflow_and_grows_after_good_updates() -> None:
     scale = LossScale(enabled=True, factor=8.0, interval=2)
     parameter = torch.nn.Parameter(torch.ones(2))
     scale.up((parameter * torch.tensor([1.0, 2.0])).sum()).backward()  # type: ignore[no-untyped-call]
-    assert parameter.grad is not None and parameter.grad.tolist() == [8.0, 16.0]
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == [8.0, 16.0]
     scale.down([parameter])
     assert parameter.grad.tolist() == [1.0, 2.0]
     assert [scale.judge(finite=finite) for finite in (True, False, True, True)] == [True, False, True, True]
     assert scale.factor == 8.0  # halved, then doubled
     off = LossScale(enabled=False)
-    assert off.judge(finite=False) and float(off.up(torch.tensor(2.0))) == 2.0
+    assert off.judge(finite=False)
+    assert float(off.up(torch.tensor(2.0))) == 2.0
 
 
 @pytest.mark.parametrize("limit", [0.5, 100.0])

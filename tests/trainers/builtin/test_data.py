@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ class TestBatches:
         dealt = [batch for turn in zip(*shares, strict=True) for batch in turn]
         assert [batch.images for batch in dealt[:9]] == [batch.images for batch in epoch_batches(data, 1, 2)]
         assert len({batch.position for batch in dealt}) == len(dealt)  # batches dealt twice draw anew
-        assert dealt[0].step == counts.updates_per_epoch and shares[0][2].step == counts.updates_per_epoch + 1
+        assert dealt[0].step == counts.updates_per_epoch
+        assert shares[0][2].step == counts.updates_per_epoch + 1
         assert list(process_batches(data, 1, 2, counts, skip=2)) == shares[0][2:]
 
     def test_validation_order_is_fixed(self, tmp_path: Path) -> None:
@@ -96,8 +97,10 @@ class TestPixels:
         Image.fromarray(array).save(folder / "0.png")
         record = record_of(scanned(tmp_path / "data", enable_bucket=False))
         pixels = read_pixels(record, PixelSettings())
-        assert pixels.shape == (3, 64, 64) and pixels.dtype == torch.float32
-        assert float(pixels[1].min()) == 1.0 and float(pixels[2].max()) == -1.0
+        assert pixels.shape == (3, 64, 64)
+        assert pixels.dtype == torch.float32
+        assert float(pixels[1].min()) == 1.0
+        assert float(pixels[2].max()) == -1.0
         middle = torch.from_numpy(array[:, 64:128, 0].astype(np.float32) / 127.5 - 1)
         torch.testing.assert_close(pixels[0], middle)
         assert torch.equal(read_pixels(record, PixelSettings(), flipped=True), pixels.flip(-1))
@@ -194,7 +197,8 @@ class TestLatents:
         whole = encode_pixels(vae, pixels, [torch.Generator().manual_seed(i) for i in range(3)], chunk=3)
         parts = encode_pixels(vae, pixels, [torch.Generator().manual_seed(i) for i in range(3)], chunk=1)
         torch.testing.assert_close(whole, parts)
-        assert whole.shape == (3, 4, 8, 4) and len(vae.seen) == 4
+        assert whole.shape == (3, 4, 8, 4)
+        assert len(vae.seen) == 4
         mean = vae.encode(pixels).latent_dist.mean
         assert float((whole - mean).std()) == pytest.approx(0.1, rel=0.2)
 
@@ -290,7 +294,8 @@ class TestText:
             store.put(record, torch.full((77, 8), float(number)).half(), torch.full((5,), float(number)))
         assert list(store.missing(data.datasets[0].train)) == []
         hidden, pooled = store.get(record_of(data, 2))
-        assert hidden.shape == (77, 8) and hidden.dtype == torch.float32
+        assert hidden.shape == (77, 8)
+        assert hidden.dtype == torch.float32
         assert float(hidden.mean()) == float(pooled.mean()) == 2.0
 
     def test_files_have_the_trainers_layout(self, data: ScannedData) -> None:
@@ -323,19 +328,20 @@ class TestText:
 
 class TestExamples:
     @pytest.fixture
-    def loading(self) -> Iterator[Callable[..., list[Any]]]:
+    def loading(self) -> Callable[..., list[Any]]:
         def load(data: ScannedData, epoch: int = 1, workers: int = 0, **options: Any) -> list[Any]:
             sources = Sources(data, seed=1, total_steps=100, **options)
             loader = BatchLoader(Examples(sources), workers=workers, persistent=workers > 0)
             return list(loader.load(epoch_batches(data, 1, epoch)))
 
-        yield load
+        return load
 
     def test_a_batch_has_everything(self, data: ScannedData, loading: Callable[..., list[Any]]) -> None:
         for item in loading(data):
             count = len(item.batch.images)
             width, height = item.batch.bucket
-            assert item.pixels.shape == (count, 3, height, width) and item.latents is None
+            assert item.pixels.shape == (count, 3, height, width)
+            assert item.latents is None
             for row, index in enumerate(item.batch.images):
                 record = record_of(data, index)
                 top, left = crop_top_left(record, flipped=False)
@@ -376,7 +382,9 @@ class TestExamples:
         (one,), (two,) = (list(loader.load(validation_batches(data))) for _ in range(2))
         held = data.datasets[0].validation
         assert one.captions == two.captions == tuple(f"photo of {held[index].caption}" for index in one.batch.images)
-        assert one.pixels is not None and two.pixels is not None and torch.equal(one.pixels, two.pixels)
+        assert one.pixels is not None
+        assert two.pixels is not None
+        assert torch.equal(one.pixels, two.pixels)
 
 
 def test_streams_are_stable_and_apart() -> None:

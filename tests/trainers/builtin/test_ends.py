@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lorakit import protocol
-from lorakit.dataset.scan import ScannedData
+from lorakit.dataset.scan import ScannedData, scan
 from lorakit.trainers.builtin import dataset
 from lorakit.trainers.builtin.lora import LoraNetwork
 from lorakit.trainers.builtin.monitor import Monitor, StepReport
@@ -93,21 +93,22 @@ def test_nan_ends_the_run_and_spares_the_checkpoints(
     tiny_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network: list[LoraNetwork] = []
-    create = LoraNetwork.create.__func__  # type: ignore[attr-defined]
+    initialise = LoraNetwork.__init__
 
-    def remember(cls: type[LoraNetwork], *values: object, **options: object) -> LoraNetwork:
-        network.append(create(cls, *values, **options))
-        return network[-1]
+    def remember(self: LoraNetwork, *values: Any) -> None:
+        initialise(self, *values)
+        network.append(self)
 
     def poison() -> None:
         with torch.no_grad():
             network[0].parameters_of("unet")[0].fill_(float("nan"))
 
-    monkeypatch.setattr(LoraNetwork, "create", classmethod(remember))
+    monkeypatch.setattr(LoraNetwork, "__init__", remember)
     at_step(monkeypatch, 3, poison)
     run = train(tiny_base, data, tmp_path, {"max_train_steps": 20, "save_every_n_steps": 2})
     assert run.code == 10
-    assert run.end["reason"] == "nan" and "step 4" in run.end["message"]
+    assert run.end["reason"] == "nan"
+    assert "step 4" in run.end["message"]
     assert run.end["steps"] == 3
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["x-step00000002.safetensors"]
     assert "NaN or infinite at step 4" in capsys.readouterr().err
@@ -122,7 +123,7 @@ def test_an_image_that_breaks_during_training_is_named(
     workers: int,
 ) -> None:
     image = write_images(tmp_path / "data" / "1_cat", ((64, 64),)) / "0.png"
-    measured = dataset.scan
+    measured = scan
 
     def breaks_after_the_scan(*values: Any, **options: Any) -> ScannedData:
         data = measured(*values, **options)

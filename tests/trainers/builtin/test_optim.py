@@ -99,7 +99,8 @@ def test_each_optimizer_learns(name: str, module: str, args: tuple[str, ...]) ->
 def test_sgd_gets_its_momentum() -> None:
     options = OptimOptions(optimizer_type="SGDNesterov")
     optimizer = build_optimizer(groups(options), options)
-    assert optimizer.param_groups[0]["momentum"] == 0.9 and optimizer.param_groups[0]["nesterov"]
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+    assert optimizer.param_groups[0]["nesterov"]
 
 
 def test_adafactor_with_relative_step_takes_no_rates() -> None:

@@ -94,9 +94,9 @@ def test_an_incomplete_state_is_named(whole: Run, tmp_path: Path, damage: str) -
             content = (state / "model.safetensors").read_bytes()
             (state / "model.safetensors").write_bytes(content[: len(content) // 2])
         case "changed":
-            content = bytearray((state / "scheduler.bin").read_bytes())
-            content[len(content) // 2] ^= 1
-            (state / "scheduler.bin").write_bytes(content)
+            flipped = bytearray((state / "scheduler.bin").read_bytes())
+            flipped[len(flipped) // 2] ^= 1
+            (state / "scheduler.bin").write_bytes(flipped)
         case "foreign info":
             (state / "train_state.json").write_text('{"current_epoch": 1, "current_step": 5}')
         case "no folder":

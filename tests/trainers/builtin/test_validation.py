@@ -59,4 +59,5 @@ def test_limit_and_cadence(tiny_base: Path, data: Path, tmp_path: Path) -> None:
                "train_batch_size": 1}  # fmt: skip
     some = train(tiny_base, data, tmp_path / "a", {**changes, "validate_every_n_epochs": 2, "max_validation_steps": 1})
     (told,) = some.of("validation")
-    assert told["epoch"] == 2 and told["step"] == 12
+    assert told["epoch"] == 2
+    assert told["step"] == 12
