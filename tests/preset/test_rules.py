@@ -97,7 +97,7 @@ CASES = [
     case("LK038", "dataset.resolution=1000", "dataset.resolution=992", "dataset.bucket=false"),
     case("LK039", "memory.cache_latents=false", "memory.cache_latents=true", "dataset.bucket=false"),
     case("LK042", "dataset.reg_path=reg", "", CONFIG),
-    case("LK051", "dataset.face_crop_aug_range=4,2", "dataset.face_crop_aug_range=2,4", "dataset.bucket=false | memory.cache_latents=false | dataset.random_crop=true | -LK039"),
+    case("LK051", "dataset.face_crop_aug_range=4,2", "dataset.face_crop_aug_range=2,2", "dataset.bucket=false | memory.cache_latents=false | dataset.random_crop=true | -LK039"),
     case("LK052", "dataset.bucket=true", "dataset.bucket=false", "dataset.face_crop_aug_range=2,4 | memory.cache_latents=false | dataset.random_crop=true | -LK039"),
     case("LK053", "dataset.keep_tokens=1", "dataset.keep_tokens=1 | dataset.shuffle_caption=true"),
     case("LK054", "dataset.token_warmup_min=2", "dataset.token_warmup_min=2 | dataset.token_warmup_step=0.1"),

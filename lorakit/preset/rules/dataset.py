@@ -122,8 +122,8 @@ def _reg_path_needs_path(preset: Preset, _: TrainerKind) -> bool:
 
 
 @TABLE.error(
-    "LK051", "dataset.face_crop_aug_range", "not two numbers that grow",
-    why="the trainer reads a lower and an upper bound, and stops with an assertion",
+    "LK051", "dataset.face_crop_aug_range", "not a lower and an upper bound",
+    why="the trainer reads two numbers, the second not below the first, and stops with an assertion otherwise",
     todo='write two numbers such as "2.0,4.0"',
 )  # fmt: skip
 def _face_crop_is_a_range(preset: Preset, _: TrainerKind) -> bool:
@@ -134,7 +134,7 @@ def _face_crop_is_a_range(preset: Preset, _: TrainerKind) -> bool:
         bounds = [float(part) for part in text.split(",")]
     except ValueError:
         return True
-    return len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] >= bounds[1]
+    return len(bounds) != 2 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[1]
 
 
 @TABLE.warning(

@@ -251,9 +251,9 @@ def _decay_is_given(preset: Preset, _: TrainerKind) -> bool:
     return optim.schedule == "warmup_stable_decay" and optim.decay in (None, Warmup(steps=0))
 
 
-@TABLE.error(
+@TABLE.warning(
     "LK125", "optim.warmup", "warmup and decay are longer than the whole run",
-    why="no step is left at the full rate, and the curve jumps",
+    why="the trainer takes it, but no step is left at the full rate",
     todo="shorten optim.warmup or optim.decay, or train longer",
 )  # fmt: skip
 def _warmup_and_decay_fit(preset: Preset, _: TrainerKind) -> bool:
