@@ -14,6 +14,7 @@ from lorakit.dataset import files
 from lorakit.dataset.blueprint import Blueprint, DatasetSpec, Skipped, SubsetSpec
 from lorakit.dataset.buckets import Bucketer, Size
 from lorakit.dataset.caches import misleading_caches
+from lorakit.dataset.masks import mask_problems
 from lorakit.dataset.metadata import MetadataEntry, read_metadata
 from lorakit.dataset.records import ImageRecord, ScannedData, ScannedDataset
 from lorakit.dataset.selection import balance_regularisation, split_for_validation
@@ -232,6 +233,8 @@ class _Scanner:
         if without_caption:
             self._note_missing_captions(without_caption, subset, listing)
         self._note_caches(records, subset, listing)
+        if subset.conditioning_data_dir is not None:
+            self.problems += mask_problems(records, subset.conditioning_data_dir)
         return records
 
     def _note_caches(self, records: list[ImageRecord], subset: SubsetSpec, listing: _Listing) -> None:
