@@ -126,7 +126,7 @@ SENSIBLE: dict[tuple[str, ...], Any] = {
 }
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(preset=presets(SENSIBLE))
 def test_what_passes_here_is_never_refused_by_the_built_in_trainer(preset: Preset) -> None:
     found = preflight(preset, Workspace(Path("/nowhere")), "builtin")
