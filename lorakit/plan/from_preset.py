@@ -124,6 +124,8 @@ def _has_rates(preset: Preset, extra: Mapping[str, Any], warnings: list[str]) ->
     if preset.optim.type.lower() == "adafactor" and preset.optim.args.get("relative_step", True):
         warnings.append("Adafactor with relative_step finds its own rates: none can be planned")
         return False
+    if preset.optim.type.lower().rsplit(".", 1)[-1].startswith(("prodigy", "dadapt")):
+        warnings.append(f"{preset.optim.type} multiplies the planned rates by a factor that it finds while training")
     if extra.get("lr_scheduler_type") or preset.optim.schedule not in CLOSED_FORMS:
         warnings.append(
             f"the schedule {extra.get('lr_scheduler_type') or preset.optim.schedule!r} has no formula here: "

@@ -164,6 +164,12 @@ def test_rates_that_cannot_be_told(workspace: Workspace) -> None:
     assert any("CosineAnnealingLR" in warning for warning in planned.warnings)
 
 
+def test_rates_that_are_multiplied(workspace: Workspace) -> None:
+    planned = plan(preset(optim={"type": "Prodigy", "unet_lr": 1, "te_lr": 1}), workspace)
+    assert planned.lr["unet"][0].lr == 1
+    assert any("finds while training" in warning for warning in planned.warnings)
+
+
 def test_piecewise_rules_come_from_extra(workspace: Workspace) -> None:
     rules = {"lr_scheduler_args": ["step_rules='1:5,0.1'"]}
     planned = plan(preset(optim={"schedule": "piecewise_constant"}, extra=rules), workspace)
