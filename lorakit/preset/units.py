@@ -194,7 +194,7 @@ def _whole(number: float) -> str:
 
 def _percent(ratio: float) -> float | None:
     # The number of percent that reads back as the same ratio: 100 × 0.07 is 7.000000000000001 in binary.
-    return next((p for digits in range(18) if (p := round(ratio * 100, digits)) / 100 == ratio and p < 100), None)
+    return next((p for digits in range(18) if (p := round(ratio * 100, digits)) / 100 == ratio), None)
 
 
 @dataclass(frozen=True)

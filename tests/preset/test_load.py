@@ -86,9 +86,9 @@ def test_places_where_a_parent_is_looked_for(write: Write, parent: str, extends:
 
 
 def test_a_preset_elsewhere_finds_parents_in_the_presets_folder_beside_it_and_in_the_workspace(write: Write) -> None:
-    write("", "lorakit.toml")
     write(PARENT, "presets/p.toml")
     assert load_preset(write('extends = "p"', "mine/hifumi.toml")).preset.name == "parent"
+    write("", "lorakit.toml")
     assert load_preset(write('extends = "p"', "mine/far/down/hifumi.toml")).preset.name == "parent"
 
 
@@ -218,6 +218,12 @@ def test_overrides(write: Write, argument: str, key: str, value: Any) -> None:
     assert type(found) is type(value)
     where = key if not isinstance(value, dict) else f"{key}.{next(iter(value))}"
     assert resolved.provenance[where] == Provenance("set", text=argument)
+
+
+def test_an_override_sets_one_key_whatever_its_value_holds(write: Write) -> None:
+    (message,) = told(write(), 'network.dim=1\nname = "x"')
+    assert message.startswith("--set network.dim=1\\nname = ")
+    assert "it takes a whole number" in message
 
 
 def test_later_overrides_win_and_an_empty_one_takes_back(write: Write) -> None:
@@ -363,6 +369,12 @@ def test_a_miss_suggests(write: Write) -> None:
     with pytest.raises(PresetError) as caught:
         find_preset("zzz", Path("presets"))
     assert caught.value.todo == "presets has sdxl-character, sdxl-style"
+
+
+def test_a_folder_given_for_a_preset_is_called_a_folder(write: Write) -> None:
+    write(name="presets/hifumi.toml")
+    for asked in ("presets/../presets", Path("presets").absolute()):
+        assert "presets is a folder, not a preset" in told(find_preset(asked, Path("presets")))[0]
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,11 @@ def test_an_unknown_table_is_told_once(write: Write) -> None:
     ]
 
 
+def test_problems_come_in_the_order_of_the_file(write: Write) -> None:
+    lines = "loss.huber_c = -1\nseed = -1\noptim.cycles = 0\nnope = 1\nbase.clip_skip = 0\n"
+    assert [message.split(":")[1] for message in told(write(lines + LEAST))] == ["1", "2", "3", "4", "5"]
+
+
 def test_what_is_missing(write: Write) -> None:
     messages = told(write("[optim]\n"))
     assert [message.split(";")[0] for message in messages] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +61,11 @@ anything: st.SearchStrategy[Any] = st.recursive(
 def test_a_printed_rate_reads_back(rate: float) -> None:
     assert parse_rate(format_rate(rate)) == rate
     assert parse_rate(rate) == rate
+
+
+def test_less_than_nothing_by_a_hair_is_nothing() -> None:
+    assert math.copysign(1, parse_rate(-0.0)) == 1
+    assert str(TextEncoderRates.parse([-0.0, 0])) == "0"
 
 
 @given(rates, rates)
