@@ -129,12 +129,18 @@ def _look(
         check_files(resolved.preset, workspace)
         planned = plan(resolved.preset, workspace)
     except LorakitError as error:
-        if point:
-            error.what = f"the trial {' '.join(values)} cannot be baked: {error.what}"
-            error.why = error.why or "every trial is checked before the first one starts"
-        raise
+        raise _of_trial(error, " ".join(values)) from error
     key = identity(resolved.preset, planned, choice.kind, workspace)
     return Trial(point, resolved, planned, choice.kind, key)
+
+
+def _of_trial(error: LorakitError, trial: str) -> LorakitError:
+    return type(error)(
+        f"the trial {trial} cannot be baked: {error.what}",
+        why=error.why or "every trial is checked before the first one starts",
+        todo=error.todo,
+        problems=error.problems,
+    )
 
 
 def identity(preset: Preset, plan: Plan, trainer: str, workspace: Workspace) -> str:
