@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.dataset.buckets import BucketSettings, Size
+from lorakit.dataset.files import is_image_name
 from lorakit.errors import DatasetError
 
 __all__ = [
@@ -232,8 +233,9 @@ def _named_folders(parent: Path, defaults: DatasetDefaults, *, is_reg: bool) -> 
     shared = {f.name for f in fields(SubsetSpec)} & {f.name for f in fields(DatasetDefaults)}
     values: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
     found: list[SubsetSpec] = []
-    skipped: list[Skipped] = []
-    for folder in _sub_folders(parent, is_reg=is_reg):
+    folders, loose = _look_into(parent, is_reg=is_reg)
+    skipped = [Skipped(path, "beside the N_name folders: the trainer reads only what is in them") for path in loose]
+    for folder in folders:
         repeats, class_tokens = parse_folder_name(folder.name)
         if repeats is None:
             skipped.append(Skipped(folder, "folder name does not start with a number of repeats (N_name)"))
@@ -255,10 +257,17 @@ def parse_folder_name(name: str) -> tuple[int | None, str]:
         return None, rest
 
 
-def _sub_folders(parent: Path, *, is_reg: bool) -> list[Path]:
+def _look_into(parent: Path, *, is_reg: bool) -> tuple[list[Path], list[Path]]:
+    """Sub-folders and loose images; nothing hidden."""
+    folders: list[str] = []
+    loose: list[str] = []
     try:
         with os.scandir(parent) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    folders.append(entry.name)
+                elif is_image_name(entry.name):
+                    loose.append(entry.name)
     except OSError as error:
         raise DatasetError(
             f"{parent} cannot be read as a folder of images",
@@ -267,24 +276,23 @@ def _sub_folders(parent: Path, *, is_reg: bool) -> list[Path]:
         ) from error
     # The trainer takes folders as the file system lists them. For training images that changes no number, so they are
     # sorted, to be the same on every machine; for regularisation images the order decides which of them are used.
-    return [parent / name for name in (names if is_reg else sorted(names))]
+    return [parent / name for name in (folders if is_reg else sorted(folders))], [parent / n for n in sorted(loose)]
 
 
 def _nothing_to_train_on(parent: Path, skipped: list[Skipped]) -> DatasetError:
-    from lorakit.dataset.files import is_image_name
-
-    images = sorted(entry.name for entry in parent.iterdir() if is_image_name(entry.name))
+    images = [item for item in skipped if is_image_name(item.path.name) and item.path.is_file()]
+    folders = [item for item in skipped if item not in images]
     if images:
         why = f"it holds {len(images)} images itself, but only direct sub-folders named N_name (N = repeats) are read"
         todo = f'put the images in a sub-folder, such as "{parent / ("1_" + parent.name)}", and give {parent} as before'
         first, _ = parse_folder_name(parent.name)
         if first is not None and first > 0:
             todo = f"this is an N_name folder: give the folder above it, {parent.parent}"
-    elif skipped:
+    elif folders:
         why = "only direct sub-folders named N_name (N = repeats, at least 1) are read, not " + ", ".join(
-            repr(item.path.name) for item in skipped[:5]
+            repr(item.path.name) for item in folders[:5]
         )
-        todo = f'rename, for example to "1_{skipped[0].path.name}"'
+        todo = f'rename, for example to "1_{folders[0].path.name}"'
     else:
         why = "it has no sub-folder, and only direct sub-folders named N_name (N = repeats) are read"
         todo = f'put the images in a folder such as "{parent / "10_name"}"'

@@ -115,13 +115,12 @@ class _Scanner:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir():
-                        if not entry.name.startswith("."):
-                            self._skip(folder, entry.name, "sub-folder: the trainer does not look into it")
-                    elif files.is_image_name(entry.name):
+                    if files.is_image_name(entry.name):  # even a folder: the trainer would try to open it
                         images.append(entry.name)
-                    else:
+                    elif not entry.is_dir():
                         others.append(entry.name)
+                    elif not entry.name.startswith("."):
+                        self._skip(folder, entry.name, "sub-folder: the trainer does not look into it")
         except OSError as error:
             raise DatasetError(
                 f"{folder} cannot be read as a folder of images",

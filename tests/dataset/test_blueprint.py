@@ -42,8 +42,9 @@ def test_folder_name_keeps_any_text(repeats: int, text: str) -> None:
 
 
 def test_only_direct_folders_with_repeats(tmp_path: Path) -> None:
-    for name in ("2_b", "10", "1_a", "loose", "0_none", "-3_no", "1_a/5_deeper"):
+    for name in ("2_b", "10", "1_a", "loose", "0_none", "-3_no", "1_a/5_deeper", ".git"):
         (tmp_path / name).mkdir(parents=True)
+    picture(tmp_path / "beside.png")
     (tmp_path / "7_file").touch()
     blueprint = from_folders(tmp_path, None, DEFAULTS)
     (dataset,) = blueprint.datasets
@@ -56,6 +57,7 @@ def test_only_direct_folders_with_repeats(tmp_path: Path) -> None:
         ("loose", "(N_name)"),
         ("0_none", "repeats"),
         ("-3_no", "repeats"),
+        ("beside.png", "them"),
     }
 
 

@@ -164,6 +164,22 @@ def test_skip_unreadable_names_them(tmp_path: Path) -> None:
     assert skipped.reason.startswith("unreadable image: ")
 
 
+def test_a_folder_named_like_an_image_stops_the_trainer(tmp_path: Path) -> None:
+    picture(tmp_path / "1_a/a.png")
+    (tmp_path / "1_a/b.png").mkdir()
+    with pytest.raises(DatasetError, match="1 file") as caught:
+        scanned(tmp_path)
+    assert "b.png" in caught.value.why
+
+
+def test_a_link_to_nowhere_is_unreadable(tmp_path: Path) -> None:
+    picture(tmp_path / "1_a/a.png")
+    (tmp_path / "1_a/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DatasetError) as caught:
+        scanned(tmp_path)
+    assert "No such file" in caught.value.why
+
+
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "1_a").mkdir()
     (tmp_path / "1_a/a.gif").touch()
