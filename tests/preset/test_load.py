@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorakit.errors import PresetError
 from lorakit.preset.dump import dump_toml, spell
@@ -261,6 +262,28 @@ def test_later_overrides_win_and_an_empty_one_takes_back(write: Write) -> None:
 )  # fmt: skip
 def test_overrides_that_cannot_be_meant_are_named(write: Write, argument: str, message: str) -> None:
     assert told(write(), argument) == [message]
+
+
+_keys = st.sampled_from([dotted(path) for path, _ in fields()]) | st.sampled_from(
+    ["network", "extra.x", "optim.args.x", "a.b"]
+)
+_values = st.text(max_size=12) | st.from_regex(r"[-+0-9.e%/x\[\]{}\"' ,=]{0,12}", fullmatch=True)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(_keys, _values).map("=".join) | st.text(max_size=12), min_size=1, max_size=3))
+def test_any_override_is_taken_or_refused_by_name(arguments: list[str]) -> None:
+    try:
+        resolved = load_text(LEAST, Path("x.toml"), arguments)
+    except PresetError as error:
+        found = error.problems
+        assert found
+        assert {problem.where[:6] for problem in found} <= {"--set ", "x.toml"}
+        # What a --set takes away is missed in the file.
+        assert all(problem.where.startswith("--set ") or problem.code == "LK903" for problem in found)
+        return
+    assert load_text(dump_toml(resolved.preset), Path("y.toml")).preset == resolved.preset
+    assert {origin.kind for origin in resolved.provenance.values()} <= {"preset", "set", "default"}
 
 
 # Provenance
