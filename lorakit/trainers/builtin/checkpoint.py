@@ -114,6 +114,8 @@ def _load_te2(file: TensorFile, dtype: torch.dtype) -> CLIPTextModelWithProjecti
     config = CLIPTextConfig(**shapes.te2_config(_shapes(tensors), file.path))
     with torch.device("meta"):
         model = CLIPTextModelWithProjection(config)
+    # transposes text_projection, as every inference program does; sd-scripts 0.10 takes it as it stands in a single
+    # file, so on such a file its pooled condition differs from ours, and ours is the one that images are drawn with
     converted = convert_open_clip_checkpoint(model, tensors, prefix="")
     return _fill(lambda: CLIPTextModelWithProjection(config), converted, dtype, file.path)
 

@@ -120,7 +120,7 @@ class UnetStructure:
 
     def to_diffusers(self, path: str) -> str:
         """The diffusers path of a module or parameter given by its original path. Raises KeyError for a stranger."""
-        return _translate(path, {ldm: diffusers for diffusers, ldm in self._ldm_of.items()})
+        return _translate(path, self._diffusers_of)
 
     @functools.cached_property
     def _ldm_of(self) -> dict[str, str]:
@@ -131,6 +131,10 @@ class UnetStructure:
             else:
                 pairs.append((block.diffusers, block.ldm))
         return dict(pairs)
+
+    @functools.cached_property
+    def _diffusers_of(self) -> dict[str, str]:
+        return {ldm: diffusers for diffusers, ldm in self._ldm_of.items()}
 
 
 def lora_name(prefix: str, path: str) -> str:
