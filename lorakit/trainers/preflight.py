@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lorakit.errors import Problem, RuleError
+from lorakit.errors import Problem
 from lorakit.preset.models import Preset
 from lorakit.preset.rules import Finding, Table, TrainerKind, check, ordered
 from lorakit.trainers import builtin_support
@@ -19,7 +18,7 @@ from lorakit.trainers.render import RenderPaths, render
 if TYPE_CHECKING:
     from lorakit.workspace import Workspace
 
-__all__ = ["TABLE", "check_builtin", "preflight", "refusal"]
+__all__ = ["TABLE", "check_builtin", "preflight"]
 
 #: Already in lorakit's own words where the trainer is the built-in one.
 _QUIET: Final = frozenset({"sdpa", "console_log_simple"})
@@ -41,16 +40,6 @@ def preflight(preset: Preset, workspace: Workspace | None, kind: TrainerKind) ->
 
 #: Findings that leave no command to look at.
 _UNSPEAKABLE: Final = frozenset({"LK011", "LK013", "LK401", "LK404", "LK405", "LK406"})
-
-
-def refusal(findings: Iterable[Finding], where: Callable[[str], str] = lambda _key: "") -> RuleError | None:
-    """The error that stops a bake, or None when there are only warnings; ``where`` tells ``file:line`` of a key."""
-    problems = tuple(finding.problem(where(finding.key)) for finding in findings if finding.level == "error")
-    if not problems:
-        return None
-    first = problems[0]
-    count = f"{len(problems)} things are wrong with the preset" if len(problems) > 1 else first.what
-    return RuleError(count, why=first.why, todo=first.todo, problems=problems)
 
 
 @TABLE.error(

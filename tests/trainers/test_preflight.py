@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lorakit.errors import LorakitError, RuleError
+from lorakit.errors import LorakitError
 from lorakit.preset.files import load_text
 from lorakit.preset.models import Preset
-from lorakit.preset.rules import Finding, TrainerKind
+from lorakit.preset.rules import TrainerKind
 from lorakit.trainers import builtin_support, rules_page
 from lorakit.trainers.builtin.options import parse
 from lorakit.trainers.catalogue import Catalogue
-from lorakit.trainers.preflight import TABLE, check_builtin, preflight, refusal
+from lorakit.trainers.preflight import TABLE, check_builtin, preflight
 from lorakit.trainers.render import render
 from lorakit.workspace import Workspace
 from tests.preset.strategies import presets
@@ -73,20 +73,6 @@ def test_all_checks_speak_at_once(tmp_path: Path) -> None:
     )
     found = preflight(preset, Workspace(tmp_path), "builtin")
     assert [finding.code for finding in found] == ["LK013", "LK323", "LK402", "LK002"]
-
-
-def finding(level: Any, code: str = "LK900") -> Finding:
-    return Finding(code, level, "optim.te_lr", f"what {code}", "why", "todo")
-
-
-def test_errors_refuse_and_warnings_do_not() -> None:
-    assert refusal([finding("warning")]) is None
-    one = refusal([finding("warning"), finding("error")], lambda key: f"plain.toml:{len(key)}")
-    assert isinstance(one, RuleError)
-    assert (one.what, len(one.problems), one.problems[0].where) == ("what LK900", 1, "plain.toml:11")
-    two = refusal([finding("error", "LK901"), finding("error", "LK902")])
-    assert two is not None
-    assert two.what == "2 things are wrong with the preset"
 
 
 def test_every_reason_of_the_built_in_trainer_is_reached() -> None:
