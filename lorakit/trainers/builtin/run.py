@@ -14,8 +14,10 @@ def train(options: TrainOptions, monitor: Monitor, stopper: Stopper) -> None:
     """Train and save. What is wrong with the data shows before torch is loaded."""
     data = read_dataset(options, monitor)
     monitor.phase("import")
-    from lorakit.trainers.builtin.setup import prepare
+    from lorakit.trainers.builtin.slim import slim_imports
 
+    with slim_imports():
+        from lorakit.trainers.builtin.setup import prepare
     loop = prepare(options, data, monitor, stopper)
     monitor.open_curves(options.tracking)
     monitor.phase("train")
