@@ -11,17 +11,18 @@ from lorakit._version import __version__
 
 if TYPE_CHECKING:
     from lorakit.api import bake, list_runs, load_preset, open_run, plan, render
+else:  # a type checker that saw this would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        # Nothing heavy is loaded until it is asked for: `lorakit ls` needs no pydantic.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _ROOMS:
+            return importlib.import_module(f"{__name__}.{name}")
+        return getattr(importlib.import_module("lorakit.api"), name)
+
 
 __all__ = ["__version__", "bake", "list_runs", "load_preset", "open_run", "plan", "render"]
-
-
-def __getattr__(name: str) -> Any:
-    # Nothing heavy is loaded until it is asked for: `lorakit ls` needs no pydantic.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    return getattr(importlib.import_module("lorakit.api"), name)
 
 
 def __dir__() -> list[str]:
