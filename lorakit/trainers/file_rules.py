@@ -198,8 +198,6 @@ def _subsets_leave_cached_pictures_alone(preset: Preset, workspace: Workspace) -
 
 
 def _set_in_subsets(preset: Preset, workspace: Workspace, names: tuple[str, ...]) -> str:
-    # What the preset itself sets for all subsets has a rule of its own.
-    names = tuple(name for name in names if not getattr(preset.dataset, name))
     found = {
         f"{name} ({subset.image_dir})"
         for subset in _subsets(preset, workspace)

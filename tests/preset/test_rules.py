@@ -227,6 +227,18 @@ def test_a_rule_speaks_in_sentences_about_a_key_that_exists(rule: object) -> Non
         assert text == text.strip()
 
 
+def test_a_dataset_toml_decides_for_itself_on_pictures_and_captions() -> None:
+    wrong = (
+        "dataset.bucket_max=512",
+        "dataset.bucket_step=48",
+        "dataset.shuffle_caption=true",
+        "dataset.random_crop=true",
+    )
+    caches = ("memory.cache_text_encoder_outputs=true", "memory.cache_latents=true", UNET_ONLY)
+    assert codes((*wrong, *caches), "sd-scripts") == {"LK028", "LK030", "LK031", "LK033", "LK035"}
+    assert codes((*wrong, *caches, CONFIG), "sd-scripts") == set()
+
+
 def test_findings_come_errors_first_and_say_what_is_broken() -> None:
     preset = preset_of("base.clip_skip=2", "optim.te_lr=[5e-5, 2e-5]", "network.args.rank_dropoud=0.1")
     found = check(preset, "sd-scripts")

@@ -125,6 +125,16 @@ def test_subsets_of_a_dataset_toml_leave_caches_alone(tmp_path: Path, setting: s
     assert codes(tmp_path, "dataset.config=d.toml", uncached, "optim.te_lr=0") == []
 
 
+def test_a_subset_may_take_back_what_the_preset_sets(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    subset = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'pictures'\nnum_repeats = 1\n"
+    setting = ("dataset.config=d.toml", "dataset.random_crop=true", "memory.cache_latents=true")
+    (tmp_path / "d.toml").write_text(subset, encoding="utf-8")
+    assert codes(tmp_path, *setting) == ["LK342"]
+    (tmp_path / "d.toml").write_text(subset + "random_crop = false\n", encoding="utf-8")
+    assert codes(tmp_path, *setting) == []
+
+
 def test_a_dataset_toml_that_cannot_be_read_is_the_plans_business(tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text("[[datasets]", encoding="utf-8")
     assert codes(tmp_path, "dataset.config=d.toml", "memory.cache_text_encoder_outputs=true", "optim.te_lr=0") == []

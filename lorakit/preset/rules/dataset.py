@@ -16,6 +16,15 @@ def _sides(data: Dataset) -> tuple[int, int]:
     return data.resolution.width, data.resolution.height
 
 
+def _bare(data: Dataset) -> bool:
+    """Whether pictures come from folders: a dataset TOML has settings of its own, which planning looks at."""
+    return data.config is None
+
+
+def _buckets(data: Dataset) -> bool:
+    return data.bucket and _bare(data)
+
+
 def _differs(data: Dataset, *names: str) -> str:
     # A default of the models and a value that equals it are one and the same thing to the trainer.
     return ", ".join(name for name in names if getattr(data, name) != Dataset.model_fields[name].default)
@@ -27,7 +36,7 @@ def _differs(data: Dataset, *names: str) -> str:
     todo="set dataset.bucket_step to 64 (or 32)",
 )  # fmt: skip
 def _bucket_step_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
-    return preset.dataset.bucket and preset.dataset.bucket_step % 32 != 0
+    return _buckets(preset.dataset) and preset.dataset.bucket_step % 32 != 0
 
 
 @TABLE.error(
@@ -38,7 +47,7 @@ def _bucket_step_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
 def _bucket_min_within_resolution(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
     lowest = data.bucket_min // data.bucket_step * data.bucket_step
-    return f"{lowest} and {min(_sides(data))}" if data.bucket and lowest > min(_sides(data)) else False
+    return f"{lowest} and {min(_sides(data))}" if _buckets(data) and lowest > min(_sides(data)) else False
 
 
 @TABLE.error(
@@ -48,7 +57,9 @@ def _bucket_min_within_resolution(preset: Preset, _: TrainerKind) -> bool | str:
 )  # fmt: skip
 def _bucket_max_beyond_resolution(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
-    return f"{_longest(data)} and {max(_sides(data))}" if data.bucket and _longest(data) < max(_sides(data)) else False
+    return (
+        f"{_longest(data)} and {max(_sides(data))}" if _buckets(data) and _longest(data) < max(_sides(data)) else False
+    )
 
 
 @TABLE.warning(
@@ -59,7 +70,7 @@ def _bucket_max_beyond_resolution(preset: Preset, _: TrainerKind) -> bool | str:
 def _buckets_have_room(preset: Preset, _: TrainerKind) -> bool:
     data = preset.dataset
     room = max(_sides(data)) * 1.25
-    return data.bucket and not data.bucket_no_upscale and max(_sides(data)) <= _longest(data) < room
+    return _buckets(data) and not data.bucket_no_upscale and max(_sides(data)) <= _longest(data) < room
 
 
 @TABLE.warning(
@@ -70,7 +81,7 @@ def _buckets_have_room(preset: Preset, _: TrainerKind) -> bool:
 def _bucket_limits_are_steps(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
     odd = [name for name in ("bucket_min", "bucket_max") if getattr(data, name) % data.bucket_step]
-    return data.bucket and not data.bucket_no_upscale and ", ".join(odd)
+    return _buckets(data) and not data.bucket_no_upscale and ", ".join(odd)
 
 
 @TABLE.warning(
@@ -80,7 +91,7 @@ def _bucket_limits_are_steps(preset: Preset, _: TrainerKind) -> bool | str:
 )  # fmt: skip
 def _no_upscale_ignores_limits(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
-    return data.bucket and data.bucket_no_upscale and _differs(data, "bucket_min", "bucket_max")
+    return _buckets(data) and data.bucket_no_upscale and _differs(data, "bucket_min", "bucket_max")
 
 
 @TABLE.warning(
@@ -91,7 +102,7 @@ def _no_upscale_ignores_limits(preset: Preset, _: TrainerKind) -> bool | str:
 def _bucket_settings_need_buckets(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
     names = ("bucket_min", "bucket_max", "bucket_step", "bucket_no_upscale")
-    return not data.bucket and _differs(data, *names)
+    return _bare(data) and not data.bucket and _differs(data, *names)
 
 
 @TABLE.error(
@@ -100,7 +111,7 @@ def _bucket_settings_need_buckets(preset: Preset, _: TrainerKind) -> bool | str:
     todo="round the sides to multiples of 32, or set dataset.bucket = true",
 )  # fmt: skip
 def _bare_resolution_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
-    return not preset.dataset.bucket and any(side % 32 for side in _sides(preset.dataset))
+    return _bare(preset.dataset) and not preset.dataset.bucket and any(side % 32 for side in _sides(preset.dataset))
 
 
 @TABLE.warning(
@@ -109,7 +120,7 @@ def _bare_resolution_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
     todo="set dataset.bucket = true or memory.cache_latents = true, or have all pictures of one size",
 )  # fmt: skip
 def _sizes_must_fit_without_buckets(preset: Preset, _: TrainerKind) -> bool:
-    return not preset.dataset.bucket and not caches_latents(preset)
+    return _bare(preset.dataset) and not preset.dataset.bucket and not caches_latents(preset)
 
 
 @TABLE.error(
@@ -144,7 +155,7 @@ def _face_crop_is_a_range(preset: Preset, _: TrainerKind) -> bool:
 )  # fmt: skip
 def _face_crop_is_inert(preset: Preset, _: TrainerKind) -> bool:
     data = preset.dataset
-    return data.face_crop_aug_range is not None and (data.bucket or caches_latents(preset))
+    return _bare(data) and data.face_crop_aug_range is not None and (data.bucket or caches_latents(preset))
 
 
 @TABLE.warning(
@@ -155,7 +166,7 @@ def _face_crop_is_inert(preset: Preset, _: TrainerKind) -> bool:
 def _keep_tokens_needs_moving_tags(preset: Preset, _: TrainerKind) -> bool:
     data = preset.dataset
     moving = data.shuffle_caption or data.caption_tag_dropout_rate > 0 or data.token_warmup_step > 0
-    return data.keep_tokens > 0 and not moving and preset.dataset.config is None
+    return data.keep_tokens > 0 and not moving and _bare(data)
 
 
 @TABLE.warning(
@@ -165,7 +176,7 @@ def _keep_tokens_needs_moving_tags(preset: Preset, _: TrainerKind) -> bool:
 )  # fmt: skip
 def _token_warmup_needs_steps(preset: Preset, _: TrainerKind) -> bool:
     data = preset.dataset
-    return data.token_warmup_step == 0 and bool(_differs(data, "token_warmup_min")) and data.config is None
+    return data.token_warmup_step == 0 and bool(_differs(data, "token_warmup_min")) and _bare(data)
 
 
 @TABLE.warning(
@@ -174,7 +185,8 @@ def _token_warmup_needs_steps(preset: Preset, _: TrainerKind) -> bool:
     todo="lower dataset.caption_dropout_rate (0.1 is much), or set caption_dropout_every_n_epochs above 1",
 )  # fmt: skip
 def _some_captions_are_kept(preset: Preset, _: TrainerKind) -> bool:
-    return preset.dataset.caption_dropout_rate == 1 or preset.dataset.caption_dropout_every_n_epochs == 1
+    data = preset.dataset
+    return _bare(data) and (data.caption_dropout_rate == 1 or data.caption_dropout_every_n_epochs == 1)
 
 
 @TABLE.error(

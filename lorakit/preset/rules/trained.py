@@ -30,6 +30,11 @@ def caches_latents(preset: Preset) -> bool:
     return preset.memory.cache_latents or preset.memory.cache_latents_to_disk
 
 
+def _bare(preset: Preset) -> bool:
+    # Subsets of a dataset TOML have settings of their own; those are looked at with the file.
+    return preset.dataset.config is None
+
+
 @TABLE.error(
     "LK011", "optim.unet_lr", "nothing is trained: unet_lr and te_lr are both 0",
     why="a rate of 0 means that a part is left out, and an optimizer without weights cannot start",
@@ -82,7 +87,7 @@ def _cached_captions_do_not_change(preset: Preset, _: TrainerKind) -> bool | str
         "caption_tag_dropout_rate": data.caption_tag_dropout_rate > 0,
         "token_warmup_step": data.token_warmup_step > 0,
     }
-    return caches_te(preset) and ", ".join(name for name, on in changing.items() if on)
+    return _bare(preset) and caches_te(preset) and ", ".join(name for name, on in changing.items() if on)
 
 
 @TABLE.error(
@@ -99,7 +104,7 @@ def _cached_captions_are_raw(preset: Preset, _: TrainerKind) -> bool | str:
         "enable_wildcard": data.enable_wildcard,
         "secondary_separator": data.secondary_separator,
     }
-    return caches_te(preset) and ", ".join(name for name, on in reworked.items() if on)
+    return _bare(preset) and caches_te(preset) and ", ".join(name for name, on in reworked.items() if on)
 
 
 @TABLE.error(
@@ -109,4 +114,4 @@ def _cached_captions_are_raw(preset: Preset, _: TrainerKind) -> bool | str:
 )  # fmt: skip
 def _cached_pictures_do_not_change(preset: Preset, _: TrainerKind) -> bool | str:
     changing = [name for name in ("color_aug", "random_crop") if getattr(preset.dataset, name)]
-    return caches_latents(preset) and ", ".join(changing)
+    return _bare(preset) and caches_latents(preset) and ", ".join(changing)
