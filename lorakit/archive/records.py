@@ -13,7 +13,7 @@ from lorakit.archive.progress import Progress, read_progress
 from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
 from lorakit.launch.processes import ProcessId, is_locked, this_host
 
-__all__ = ["RunState", "Status", "state"]
+__all__ = ["RunState", "Status", "is_alive", "state"]
 
 #: Seconds between the birth of a run and the moment its keeper must have written that it started.
 BIRTH_GRACE: Final = 30.0
@@ -158,7 +158,7 @@ def _life(
     keeper = ProcessId.from_json((started or {}).get("keeper"))
     if broken:
         return Status.DAMAGED, Reason.RECORDS, "ended.json cannot be read"
-    if is_locked(attempt.alive) or (keeper is not None and keeper.is_alive()):
+    if is_alive(attempt, keeper):
         return Status.RUNNING, Reason.NONE, "" if started else "starting"
     if keeper is not None and keeper.host != this_host():
         return Status.UNKNOWN, Reason.OTHER_HOST, f"it was started on {keeper.host}; only that machine can tell"
@@ -172,6 +172,18 @@ def _life(
     if created is not None and abs(time.time() - created) < BIRTH_GRACE:
         return Status.PREPARED, Reason.NONE, "about to start"
     return Status.INTERRUPTED, Reason.NEVER_STARTED, "it was prepared and never started"
+
+
+def is_alive(attempt: Attempt, keeper: ProcessId | None = None) -> bool:
+    """Whether anything of an attempt lives on this machine: its lock is held, or its keeper is there.
+
+    ``keeper`` saves reading started.json when it is known.
+    """
+    if is_locked(attempt.alive):
+        return True
+    if keeper is None:
+        keeper = ProcessId.from_json((read_record(attempt.started) or {}).get("keeper"))
+    return keeper is not None and keeper.is_alive()
 
 
 def _number(value: object) -> float | None:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -115,9 +116,10 @@ def verify(run: Run) -> tuple[Difference, ...]:
     found += [Difference(name, "missing") for name in expected if name not in present]
     if not any(difference.kind == "manifest" for difference in found):
         found += [Difference(name, "added", "no seal knows it") for name in present if name not in expected]
-    for name in sorted(set(expected) & set(present)):
-        if difference := _compare(name, present[name], expected[name]):
-            found.append(difference)
+    names = sorted(set(expected) & set(present))
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        compared = pool.map(lambda name: _compare(name, present[name], expected[name]), names)
+        found += [difference for difference in compared if difference is not None]
     return tuple(sorted(found, key=lambda difference: (difference.path, difference.kind)))
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.diagnose_log import Status
-from lorakit.archive.records import RunState, state
+from lorakit.archive.records import RunState, is_alive, state
 from lorakit.archive.run import Run
 from lorakit.atomic import dump_json, write_once
 from lorakit.errors import ArchiveError, LorakitError, RunFailed, Stopped
-from lorakit.launch.processes import is_locked, require_linux
+from lorakit.launch.processes import require_linux
 from lorakit.launch.supervisor import module_argv, spawn_detached
 from lorakit.protocol import Follower
 
@@ -60,11 +60,11 @@ def bake(
 
     require_linux()
     run = prepare(resolved, workspace, lineage=lineage, argv=argv, allow_warnings=allow_warnings, on_prepare=on_prepare)
-    if on_update is not None:
-        on_update(run, ())
-    start(run)
-    if not detach:
-        with _interrupts(run):
+    with _interrupts(run):  # from before the start: a Ctrl-C must not leave a run that nobody knows of
+        if on_update is not None:
+            on_update(run, ())
+        start(run)
+        if not detach:
             follow(run, on_update)
     return run
 
@@ -107,7 +107,7 @@ def follow(run: Run, on_update: OnUpdate | None = None, *, from_start: bool = Tr
         follower.poll()
     stops: set[int] = set()
     while True:
-        alive = is_locked(attempt.alive)  # asked before reading, so that the last records are not missed
+        alive = is_alive(attempt)  # asked before reading, so that the last records are not missed
         asked = [level for level in (1, 2, 3) if level not in stops and attempt.stop(level).exists()]
         stops.update(asked)
         records = [{"type": "stop", "level": level} for level in asked] + follower.poll()

@@ -180,6 +180,9 @@ def _end(
         verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}")
     else:
         verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), oom_kills))
+        if outcome.survivors:
+            pids = ", ".join(map(str, outcome.survivors))
+            verdict = dataclasses.replace(verdict, message=f"{verdict.message}; could not kill pid {pids}")
     return {
         "schema": SCHEMA,
         "run": run.id,

@@ -191,7 +191,9 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
     preset, choice, shape = prepared.resolved.preset, prepared.choice, prepared.shape
     with birth(workspace.runs, preset.name, now=prepared.request["time"]) as new:
         run = new.run
-        arguments = render(preset, RenderPaths.of(workspace, preset, run.path, run.id), kind=choice.kind)
+        paths = RenderPaths.of(workspace, preset, run.path, run.id)
+        paths = dataclasses.replace(paths, links={**paths.links, **_hand_over_dataset(prepared, workspace, new)})
+        arguments = render(preset, paths, kind=choice.kind)
         refuse_secrets(arguments)
         argv = launch_argv(str(choice.python), run.accelerate, [*choice.program, *arguments], threads=shape.threads)
         new.write_json(run.request, {**prepared.request, "run": run.id})
@@ -226,6 +228,28 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
         new.write_json(run.environment, {"schema": SCHEMA, **prepared.environment})
         _write_rest(new)
     return run
+
+
+def _hand_over_dataset(prepared: Prepared, workspace: Workspace, new: Birth) -> dict[Path, Path]:
+    """What stands in the command in place of the preset's dataset, where that itself would not do.
+
+    A dataset TOML may name folders relative to the workspace, but the trainer runs elsewhere; and no trainer can be told to
+    skip unreadable images, so that it is given folders of links without them.
+    """
+    from lorakit.dataset.blueprint import Blueprint
+    from lorakit.dataset.handover import explicit_config, write_view
+
+    data, folder = prepared.plan.data, new.run.path / "dataset"
+    moved: dict[Path, Path] = {}
+    if data.unreadable:
+        view = write_view(data, new.staging / "dataset" / "view")
+        moved = {old: new.run.path / now.relative_to(new.staging) for old, now in view.items()}
+    asked = prepared.resolved.preset.dataset.config
+    if asked is None:
+        return moved
+    blueprint = Blueprint(tuple(dataset.spec for dataset in data.datasets))
+    new.write_json(folder / "config.json", explicit_config(blueprint, moved))
+    return moved | {Path(os.path.normpath(workspace.resolve(asked))): folder / "config.json"}
 
 
 _COMMAND_HEAD = """\

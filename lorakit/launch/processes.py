@@ -146,11 +146,15 @@ def processes_with_cookie(cookie: str) -> tuple[ProcessId, ...]:
 
 
 def hold_lock(path: Path) -> int:
-    """A descriptor with a shared lock on ``path``, released by the kernel when the last process that has it is gone."""
+    """A descriptor with a shared lock on ``path``, released by the kernel when the last process that has it is gone.
+
+    On a file system without locks it holds none: liveness is then told by who the keeper is.
+    """
     import fcntl
 
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     return handle
 
 

@@ -11,6 +11,7 @@ pid of the process that adopts orphans. Without LORAKIT_ATTEMPT nothing is recor
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -140,9 +141,10 @@ def set_death_signal(number: int) -> None:
 
 
 def hold_lock(path: str) -> int:
-    """A descriptor that holds a shared lock on ``path`` for as long as any process has it open."""
+    """A descriptor that holds a shared lock on ``path`` for as long as any process has it open, where there are locks."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     return handle
 
 
