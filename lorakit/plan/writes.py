@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lorakit.dataset.buckets import Size
@@ -58,6 +58,8 @@ def checkpoints(
     counts: StepCounts, saving: Saving, network: NetworkSize, output_name: str, optimizer_type: str = "AdamW"
 ) -> tuple[Checkpoint, ...]:
     """All checkpoints and states in the order they are written, those removed on the way marked as not kept."""
+    if saving.n_epoch_ratio:
+        saving = replace(saving, every_n_epochs=max(1, counts.epochs // saving.n_epoch_ratio))
     weights = _weights_bytes(network, saving)
     state = _state_bytes(network, optimizer_type)
     events: list[_Event] = []
@@ -131,16 +133,10 @@ def _moments(counts: StepCounts, saving: Saving) -> list[tuple[int, int, str, in
     if saving.every_n_steps:
         at = range(saving.every_n_steps, counts.total_steps + 1, saving.every_n_steps)
         moments += [(step, epoch_of(counts, step), "step", step) for step in at]
-    if every := _epochs_between(counts, saving):
+    if every := saving.every_n_epochs:
         epochs = range(every, counts.epochs, every)  # the last epoch's is the final file
         moments += [(epoch_end(counts, epoch), epoch, "epoch", epoch) for epoch in epochs]
     return sorted(moments, key=lambda moment: (moment[0], moment[2] == "epoch"))
-
-
-def _epochs_between(counts: StepCounts, saving: Saving) -> int | None:
-    if saving.n_epoch_ratio:
-        return max(1, counts.epochs // saving.n_epoch_ratio)
-    return saving.every_n_epochs
 
 
 def _removed_by(number: int, kind: str, saving: Saving, *, of_state: bool) -> int | None:

@@ -68,6 +68,8 @@ def test_ratio_of_epochs() -> None:
         "n.safetensors",
     ]
     assert len(written(Saving(n_epoch_ratio=9), epochs=5)) == 5
+    files = written(Saving(n_epoch_ratio=4, last_n_epochs=1), epochs=8)
+    assert names(files, kept=True) == ["n-000006.safetensors", "n.safetensors"]
 
 
 def test_last_n_steps_keeps_one_more_as_the_trainer_does() -> None:
