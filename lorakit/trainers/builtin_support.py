@@ -262,6 +262,8 @@ def _rates(arguments: Namespace) -> Iterator[Problem]:
 
 
 def _caching(arguments: Namespace) -> Iterator[Problem]:
+    # Subsets of a dataset TOML may set these otherwise; they are looked at when the file is read.
+    from_folders = arguments.dataset_config is None
     if arguments.cache_text_encoder_outputs or arguments.cache_text_encoder_outputs_to_disk:
         if not arguments.network_train_unet_only:
             yield _problem(
@@ -269,11 +271,11 @@ def _caching(arguments: Namespace) -> Iterator[Problem]:
                 "cached outputs cannot follow a text encoder that is trained",
             )  # fmt: skip
         for name in ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_step"):
-            if getattr(arguments, name):
+            if from_folders and getattr(arguments, name):
                 yield _problem(name, f"--{name} with --cache_text_encoder_outputs", "a cached caption cannot change")
     if arguments.cache_latents or arguments.cache_latents_to_disk:
         for name in ("color_aug", "random_crop"):
-            if getattr(arguments, name):
+            if from_folders and getattr(arguments, name):
                 yield _problem(name, f"--{name} with --cache_latents", "cached pixels cannot change")
 
 

@@ -211,8 +211,8 @@ def test_codes_are_unique_and_shaped_alike() -> None:
     found = [rule.code for rule in RULES]
     assert len(set(found)) == len(found)
     assert all(re.fullmatch(r"LK[0-9]{3}", code) for code in found)
-    # LK101 is the reader's own: a warmup that could mean steps or a share.
-    assert "LK101" not in found
+    # LK9.. are the reader's: what is wrong with a file before its values can be looked at together.
+    assert not any(code.startswith("LK9") for code in found)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
