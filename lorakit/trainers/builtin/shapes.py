@@ -24,6 +24,7 @@ __all__ = [
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_DIM = 64
+LATENT_CHANNELS = 4
 SCALING_FACTOR = 0.13025  # of SDXL's latents
 
 #: A key (or its beginning) that gives another architecture away, and that architecture's name.
@@ -90,6 +91,8 @@ def unet_config(unet: Shapes, te2: Shapes, path: Path) -> dict[str, Any]:
         linear = len(unet[f"{attention}.proj_in.weight"]) == 2
     except (KeyError, IndexError, StopIteration) as error:
         raise _unknown(path, "UNet", error) from error
+    if conv_in[1] != LATENT_CHANNELS:
+        raise _unknown(path, "UNet", f"{conv_in[1]} input channels, so it is made for inpainting or editing")
     if (vector - pooled) % 6 or vector <= pooled:
         raise _unknown(path, "UNet", f"a size condition of width {vector} after a pooled text of width {pooled}")
     down = ["CrossAttnDownBlock2D" if structure.attention[level] else "DownBlock2D" for level in levels]

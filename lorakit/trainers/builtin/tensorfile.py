@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import stat
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,14 +45,7 @@ def open_tensors(path: Path, *, allow_pickle: bool = False) -> Iterator[TensorFi
     Raises:
         ModelFileError: missing, unreadable, torn, corrupt, or a pickle without ``allow_pickle``.
     """
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path}: no such file",
-            why="a base model is a .safetensors file or a diffusers folder"
-            if not path.exists()
-            else "not a regular file",
-            todo="check the path; relative paths start at the current folder",
-        )
+    _require_file(path)
     if path.suffix.lower() in _PICKLES:
         yield _open_pickle(path, allow_pickle=allow_pickle)
         return
@@ -100,6 +95,19 @@ def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{path}: no such file", why=str(error), todo="check the path; relative paths start at the current folder"
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise ModelFileError(
+            f"{path}: not a file", why="weights are a .safetensors file or a diffusers folder", todo="check the path"
+        )
+
+
 def _open_pickle(path: Path, *, allow_pickle: bool) -> TensorFile:
     if not allow_pickle:
         raise ModelFileError(
@@ -108,7 +116,7 @@ def _open_pickle(path: Path, *, allow_pickle: bool) -> TensorFile:
             todo="use the .safetensors form of the model, or allow pickles explicitly if you made the file yourself",
         )
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ModelFileError(
             f"{path}: the pickle holds more than tensors, or is damaged",

@@ -164,6 +164,11 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file") as caught:
         load_base(tmp_path / "none.safetensors")
     assert caught.value.exit_code == 7
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(ModelFileError, match="no such file"):
+            load_base(tmp_path / name)
+    with pytest.raises(ModelFileError, match="not a file"):
+        load_base(Path(os.devnull))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -270,13 +275,26 @@ def test_a_pickle_is_refused_unless_allowed(tiny_base: Path, tmp_path: Path, loa
     assert_same(load_base(path, allow_pickle=True), loaded)
 
 
+def test_an_old_style_pickle_is_read_too(tiny_base: Path, tmp_path: Path, loaded: BaseModel) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save(load_file(tiny_base), path, _use_new_zipfile_serialization=False)
+    assert_same(load_base(path, allow_pickle=True), loaded)
+
+
+def test_an_inpainting_model_is_refused(changed: Callable[..., Path]) -> None:
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    with pytest.raises(ModelFileError) as caught:
+        load_base(changed(lambda tensors: tensors.__setitem__(key, torch.zeros(32, 9, 3, 3))))
+    assert "inpainting" in caught.value.why
+
+
 def test_an_allowed_pickle_still_runs_nothing(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
             return os.system, (f"touch {tmp_path / 'pwned'}",)
 
     path = tmp_path / "evil.ckpt"
-    path.write_bytes(pickle.dumps({"state_dict": Evil()}))
+    path.write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     with pytest.raises(ModelFileError, match="more than tensors"):
         load_base(path, allow_pickle=True)
     assert not (tmp_path / "pwned").exists()
