@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn import functional
 
 from lorakit.dataset.blueprint import DatasetSpec, SubsetSpec
 from lorakit.dataset.buckets import Size
 from lorakit.dataset.scan import ImageRecord
 from lorakit.errors import DatasetError
 
-__all__ = ["PixelSettings", "crop_top_left", "read_pixels"]
+__all__ = ["PixelSettings", "crop_top_left", "read_pixels", "resize"]
 
-_FILTERS: Final = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "linear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "cubic": Image.Resampling.BICUBIC,
-    "area": Image.Resampling.BOX,
-    "box": Image.Resampling.BOX,
-}
+_Pixels: TypeAlias = np.ndarray[Any, Any]
+
+#: Names that Pillow answers for, as in the trainer.
+_PILLOW: Final = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+
+#: Names that mean plain interpolation between neighbours, without averaging when shrinking.
+_PLAIN: Final = {
+    "nearest": "nearest-exact", "bilinear": "bilinear", "linear": "bilinear", "bicubic": "bicubic", "cubic": "bicubic",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_pixels(
     naming an image that cannot be decoded or that changed since it was measured.
     """
     image = _open(record)
-    image = _resize(image, record.resized, settings.resize_interpolation)
+    image = resize(image, record.resized, settings.resize_interpolation)
     left, top = _corner(record.resized, record.bucket, rng if settings.random_crop else None)
     image = image.crop((left, top, left + record.bucket[0], top + record.bucket[1]))
     if settings.color_aug and rng is not None:
@@ -90,11 +90,45 @@ def _open(record: ImageRecord) -> Image.Image:
     return image
 
 
-def _resize(image: Image.Image, size: Size, how: str | None) -> Image.Image:
+def resize(image: Image.Image, size: Size, how: str | None) -> Image.Image:
+    """``image`` at ``size``; ``how`` is a name of the trainer, None is area when shrinking and lanczos when enlarging."""
     if image.size == size:
         return image
     shrinks = image.width > size[0] and image.height > size[1]
-    return image.resize(size, _FILTERS[how or ("area" if shrinks else "lanczos")])
+    how = how or ("area" if shrinks else "lanczos")
+    if how in _PILLOW:
+        return image.resize(size, _PILLOW[how])
+    pixels = np.asarray(image)
+    if how == "area" and shrinks:
+        return Image.fromarray(_to_bytes(_average(_average(pixels, size[1], 0), size[0], 1)))
+    tensor = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+    mode = _PLAIN.get(how, "bilinear")  # area without shrinking is bilinear, too
+    options = {} if mode == "nearest-exact" else {"align_corners": False}
+    resized = functional.interpolate(tensor, size=(size[1], size[0]), mode=mode, **options)
+    return Image.fromarray(_to_bytes(resized[0].permute(1, 2, 0).numpy()))
+
+
+def _average(array: _Pixels, count: int, axis: int) -> _Pixels:
+    """``array`` with ``count`` rows (axis 0) or columns (axis 1): the mean over each one's share, fractions counted.
+
+    By way of the running sum, which between two pixels is linear; Pillow's box filter takes a pixel whole or not at all.
+    """
+    length = array.shape[axis]
+    shape = list(array.shape)
+    shape[axis] = length + 1
+    total = np.zeros(shape)
+    np.cumsum(array, axis=axis, out=total[1:] if axis == 0 else total[:, 1:])
+    edges = np.arange(count + 1) * (length / count)
+    whole = np.minimum(edges.astype(np.int64), length - 1)
+    part = (edges - whole).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    at_edges = np.take(total, whole, axis) * (1.0 - part) + np.take(total, whole + 1, axis) * part
+    averaged: _Pixels = np.diff(at_edges, axis=axis) * (count / length)
+    return averaged
+
+
+def _to_bytes(array: _Pixels) -> _Pixels:
+    rounded: _Pixels = np.clip(np.rint(array), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def _corner(resized: Size, bucket: Size, rng: random.Random | None) -> tuple[int, int]:
