@@ -159,6 +159,13 @@ def _path(flag: str) -> Callable[[_Context, Any], Iterable[Option]]:
     return options
 
 
+def _dataset_config(context: _Context, value: str | None) -> Iterable[Option]:
+    yield from _path("--dataset_config")(context, value)
+    if value and not {"dataset_repeats", "--dataset_repeats"} & set(context.preset.extra):
+        # What a subset of the TOML is repeated by where it does not say so itself.
+        yield ("--dataset_repeats", "1")
+
+
 def _tokenizer_cache(context: _Context, value: str | None) -> Iterable[Option]:
     folder = context.paths.resolve(value) if value else context.paths.tokenizer_cache
     return [("--tokenizer_cache_dir", str(folder))] if folder else []
@@ -286,7 +293,7 @@ _SPECIAL: Final[Mapping[str, Callable[[_Context, Any], Iterable[Option]]]] = {
     "base.tokenizer_cache": _tokenizer_cache,
     "dataset.path": _path("--train_data_dir"),
     "dataset.reg_path": _path("--reg_data_dir"),
-    "dataset.config": _path("--dataset_config"),
+    "dataset.config": _dataset_config,
     "dataset.resolution": _resolution,
     "dataset.max_token_length": _max_token_length,
     "network.alpha": _network_alpha,

@@ -177,6 +177,13 @@ def test_only_sd_scripts_is_told_to_log_in_plain_lines() -> None:
     assert "--console_log_simple" not in argv_of("sdxl-style", kind="builtin")
 
 
+def test_a_dataset_toml_is_told_what_repeats_default_to() -> None:
+    assert option(argv_of("quickstart", "dataset.config=d.toml"), "--dataset_repeats") == ["1"]
+    argv = argv_of("quickstart", "dataset.config=d.toml", "extra.dataset_repeats=3")
+    assert argv.count("--dataset_repeats") == 1
+    assert option(argv, "--dataset_repeats") == ["3"]
+
+
 def test_extra_options_come_last() -> None:
     argv = argv_of("quickstart", "extra.log_prefix=a b", "extra.torch_compile=true", 'extra.base_weights=["x", "y"]')
     assert argv[-6:] == ("--log_prefix", "a b", "--torch_compile", "--base_weights", "x", "y")
