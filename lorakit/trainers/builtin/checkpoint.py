@@ -66,7 +66,7 @@ def load_base(
     Raises:
         ModelFileError: the file is missing, torn, a pickle without ``allow_pickle``, or not of the SDXL family.
     """
-    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that no file can have)
+    if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         unet, te1, te2 = _load_folder(path, unet_dtype, te_dtype)
         vae = load_vae(vae_path or path, vae_dtype, allow_pickle=allow_pickle)
         return BaseModel(unet, te1, te2, vae, path, vae_path)
@@ -85,7 +85,7 @@ def load_vae(path: Path, dtype: torch.dtype = torch.float32, *, allow_pickle: bo
     Raises:
         ModelFileError: as :func:`load_base`.
     """
-    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that no file can have)
+    if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         folder = path / "vae" if (path / "vae").is_dir() else path
         config, tensors = _read_folder(folder)
         return _fill(lambda: AutoencoderKL.from_config(config), tensors, dtype, folder)
