@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -17,9 +17,7 @@ from lorakit.preset.models import Preset, field_flag
 from lorakit.preset.rules import TrainerKind
 from lorakit.preset.units import Warmup, format_number, format_rate
 from lorakit.trainers.catalogue import int_or_float
-
-if TYPE_CHECKING:
-    from lorakit.workspace import Workspace
+from lorakit.workspace import Workspace
 
 __all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment", "shell_line", "warmup_text"]
 
@@ -52,22 +50,17 @@ class RenderPaths:
             output_dir=run_folder / "weights",
             logging_dir=run_folder / "attempts" / "01" / "events",
             run_id=run_id,
-            links={path: target for path in asked if (target := _follow_relative_links(path)) != path},
+            links={path: target for path in asked if (target := _readable(path)) != path},
         )
 
     def resolve(self, text: str) -> str:
-        """An absolute path without ``..``, as text."""
-        # A ~ before nobody's name is a name like any other.
-        path = Path(os.path.normpath(self.root / os.path.expanduser(text)))
+        """An absolute path, as the workspace resolves it; ``..`` is left to the system, which knows the links."""
+        path = Workspace(self.root).resolve(text)
         return str(self.links.get(path, path))
 
 
-def _follow_relative_links(path: Path) -> Path:
-    seen: set[Path] = set()
-    while path.is_symlink() and not path.readlink().is_absolute() and path not in seen:
-        seen.add(path)
-        path = Path(os.path.normpath(path.parent / path.readlink()))
-    return path
+def _readable(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() and not path.readlink().is_absolute() else path
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def test_paths_are_absolute_and_relative_links_are_followed(tmp_path: Path) -> N
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "one.safetensors").symlink_to("../store/xl.safetensors")
     (tmp_path / "models" / "vae.safetensors").symlink_to(real)
-    preset = shipped("quickstart", "base.model=models/one.safetensors", "base.vae=models/vae.safetensors")
+    preset = shipped("quickstart", "base.model=store/../models/one.safetensors", "base.vae=models/vae.safetensors")
     paths = RenderPaths.of(Workspace(tmp_path), preset, tmp_path / "runs" / "r", "r")
     argv = render(preset, paths, kind="builtin")
     # sd-scripts reads a relative link as if it stood in the current folder; an absolute one it reads well.
