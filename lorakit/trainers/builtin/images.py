@@ -21,13 +21,15 @@ __all__ = ["PixelSettings", "crop_top_left", "read_pixels", "resize"]
 
 _Pixels: TypeAlias = np.ndarray[Any, Any]
 
-#: Names that Pillow answers for, as in the trainer.
-_PILLOW: Final = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
+#: Names that Pillow answers for; its lanczos and box are the trainer's own, its nearest differs from it in ties only.
+_PILLOW: Final = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 #: Names that mean plain interpolation between neighbours, without averaging when shrinking.
-_PLAIN: Final = {
-    "nearest": "nearest-exact", "bilinear": "bilinear", "linear": "bilinear", "bicubic": "bicubic", "cubic": "bicubic",
-}  # fmt: skip
+_PLAIN: Final = {"bilinear": "bilinear", "linear": "bilinear", "bicubic": "bicubic", "cubic": "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ def resize(image: Image.Image, size: Size, how: str | None) -> Image.Image:
     if how == "area" and shrinks:
         return Image.fromarray(_to_bytes(_average(_average(pixels, size[1], 0), size[0], 1)))
     tensor = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    mode = _PLAIN.get(how, "bilinear")  # area without shrinking is bilinear, too
-    options = {} if mode == "nearest-exact" else {"align_corners": False}
-    resized = functional.interpolate(tensor, size=(size[1], size[0]), mode=mode, **options)
+    mode = _PLAIN.get(how, "bilinear")  # area without shrinking
+    resized = functional.interpolate(tensor, size=(size[1], size[0]), mode=mode, align_corners=False)
     return Image.fromarray(_to_bytes(resized[0].permute(1, 2, 0).numpy()))
 
 
