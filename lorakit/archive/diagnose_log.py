@@ -120,7 +120,7 @@ def diagnose(evidence: Evidence) -> Verdict:
 
 
 def _stopped(evidence: Evidence) -> Verdict:
-    kept = "what was trained is saved" if evidence.result == "whole" else "nothing was saved at the end"
+    kept = "what was trained is saved" if evidence.result == "whole" else "what was saved before is kept"
     ways = {0: "stopped", 1: "stopped", 2: "terminated", 3: "killed"}
     message = f"{ways[min(3, evidence.stop_level)]} by the user at {_steps(evidence)}; {kept}"
     if (

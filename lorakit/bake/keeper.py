@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lorakit.archive.diagnose_log import Evidence, Reason, Status, Verdict, diagnose, log_tail
@@ -26,6 +27,7 @@ from lorakit.archive.run import SCHEMA, Attempt, Run
 from lorakit.archive.seal import seal
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import dump_json, write_once
+from lorakit.bake.relay import Relay
 from lorakit.errors import LorakitError
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
 from lorakit.launch.processes import ProcessId, hold_lock
@@ -35,6 +37,10 @@ from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, tra
 _READ_LINES, _KEPT_LINES = 400, 20
 #: What the trainer adds to a state folder's name.
 _STATE_MARK = "-state"
+#: Trainers that do not write the run protocol themselves.
+_SILENT = frozenset({"sd-scripts"})
+#: How the protocol calls what the archive calls a status.
+_END_REASONS = MappingProxyType({Status.OK.value: "ok", Status.STOPPED.value: "stopped"})
 
 
 def main() -> None:
@@ -59,9 +65,10 @@ def main() -> None:
 
 def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
-    wishes = _Wishes(attempt)
     hold_lock(attempt.alive)
     command = json.loads(run.command_json.read_bytes())
+    relay = Relay(attempt, command["arguments"]) if command["trainer"]["kind"] in _SILENT else None
+    wishes = _Wishes(attempt, relay)
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:
@@ -80,10 +87,14 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     except (LorakitError, OSError) as error:  # recorded below: a run that could not start still ends with a reason
         traceback.print_exc()
         fault = error
+    if relay is not None:
+        relay.finish()
     settle(run)
     record = _end(
         run, attempt, command, outcome=outcome, fault=fault, level=wishes.level(), oom_kills=_oom_kills() - kills
     )
+    if relay is not None:
+        relay.end(_END_REASONS.get(record["status"], "error"), record["steps"], record["message"])
     record["seconds"] = round(time.monotonic() - began, 3)
     _write_end(reserve, record)
     seal(run, attempt.number)
@@ -92,8 +103,9 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
 class _Wishes:
     """What the user wants, from stop files and from signals to this process."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, relay: Relay | None = None) -> None:
         self._attempt = attempt
+        self._relay = relay
         self._level = StopLevel.NONE
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -104,10 +116,14 @@ class _Wishes:
         self._level = StopLevel.TERMINATE
 
     def level(self) -> int:
-        """The highest level asked for so far."""
+        """The highest level asked for so far. Called all the time, so the relay does its work here too."""
         for level in (StopLevel.KILL, StopLevel.TERMINATE, StopLevel.GRACEFUL):
             if level > self._level and self._attempt.stop(level).exists():
                 self._level = level
+        if self._relay is not None:
+            self._relay.poll(stop_asked=self._level == StopLevel.GRACEFUL)
+            if self._level == StopLevel.GRACEFUL and self._relay.saved_after_stop:
+                self._level = StopLevel.TERMINATE  # it cannot stop by itself, but has just saved what it has
         return self._level
 
 
