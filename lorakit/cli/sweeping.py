@@ -66,9 +66,12 @@ def sweep(
         raise UsageError("a sweep needs values to try", todo="lorakit sweep PRESET --unet-lr 1e-4,2.5e-4")
     out = screen.console(err=as_json)
     path = _preset(preset, place, out)
-    overrides = [] if trainer is None else [f"trainer.kind={trainer}"]
+    # What has one value only is the same in all trials: a change of the preset rather than an axis.
+    varying = tuple(axis for axis in axes if len(axis.values) > 1) or axes
+    overrides = [str(axis) for axis in axes if axis not in varying]
+    overrides += [] if trainer is None else [f"trainer.kind={trainer}"]
     with _looking(out) as on_trial:
-        found = trials.prepare(path, overrides, axes, place, on_trial=on_trial)
+        found = trials.prepare(path, overrides, varying, place, on_trial=on_trial)
     if dry_run:
         _print_dry_run(found, out, as_json=as_json)
         return
