@@ -56,7 +56,7 @@ _SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dpm_2_a": (KDPM2AncestralDiscreteScheduler, {}),
     "dpmsolver": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
     "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "dpmsingle": (DPMSolverSinglestepScheduler, {}),
+    "dpmsingle": (DPMSolverSinglestepScheduler, {"lower_order_final": True}),
 }
 for _name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a"):
     _SCHEDULERS[f"k_{_name}"] = _SCHEDULERS[_name]
