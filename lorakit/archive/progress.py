@@ -166,7 +166,9 @@ def _speed(seconds: list[float]) -> float | None:
 
 
 #: The bar of sd-scripts: ``steps:  33%|███▎      | 1/3 [00:00<00:00,  2.18it/s, avr_loss=1.13]``.
-_BAR: Final = re.compile(r"steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[[^\]]*?(?:avr_loss=([\d.eE+-]+|nan))?\]")
+_BAR: Final = re.compile(
+    r"(?<!validation )steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[[^\]]*?(?:avr_loss=([\d.eE+-]+|nan))?\]"
+)
 
 
 def progress_from_log(text: str) -> Progress:

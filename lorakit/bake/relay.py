@@ -20,7 +20,7 @@ from lorakit.protocol import Writer
 
 __all__ = ["Relay"]
 
-_BAR: Final = re.compile(r"steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[")
+_BAR: Final = re.compile(r"(?<!validation )steps:\s+\d+%\|[^|]*\|\s+(\d+)/(\d+)\s+\[")
 _EPOCH: Final = re.compile(r"epoch (\d+)/(\d+)$")
 _BATCHES: Final = re.compile(r"\s*num batches per epoch\b.*: (\d+)$")
 _SAVING: Final = re.compile(r"saving checkpoint: (.+)$")

@@ -99,6 +99,7 @@ def test_no_record_makes_it_raise(found: list[dict[str, object]]) -> None:
     ("log", "steps", "total", "loss"),
     [
         ("", 0, None, None),
+        ("validation steps: 100%|██| 4/4 [00:01<00:00, 1.0it/s, val_avg_loss=0.5]", 0, None, None),
         ("steps:   0%|          | 0/3 [00:00<?, ?it/s]", 0, 3, None),
         ("steps:  33%|███▎      | 1/3 [00:00<00:00,  2.18it/s, avr_loss=1.13]", 1, 3, 1.13),
         (

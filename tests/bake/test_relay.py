@@ -142,7 +142,9 @@ def test_without_events_the_bar_tells_how_far_it_is(attempt: Attempt, relay_of: 
     relay = relay_of()
     attempt.log.write_text("steps: 50%|█ | 2/4 [00:01<00:01, 2.00it/s, avr_loss=0.1]\r")
     relay.poll()
-    attempt.log.write_text(attempt.log.read_text() + "steps: 100%|██| 4/4 [00:02<00:00, 2.00it/s, avr_loss=0.1]")
+    with open(attempt.log, "a") as log:
+        log.write("\repoch validation steps: 100%|██| 9/9 [00:02<00:00, 2.00it/s, val_epoch_avg_loss=0.4]\n")
+        log.write("steps: 100%|██| 4/4 [00:02<00:00, 2.00it/s, avr_loss=0.1]")
     relay.finish()
     assert [record.get("step") for record in told(attempt)] == [None, 2, 4]
     assert "loss" not in told(attempt)[-1]
