@@ -178,3 +178,16 @@ def test_an_error_has_words_and_a_code(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["write", str(tmp_path / "file" / "model.safetensors")]) == 11
     assert "cannot be written" in capsys.readouterr().err
     assert main(["demo", str(tmp_path / "file" / "demo")]) == 11
+
+
+def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "bench-model.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    prefix = "    python -m lorakit.bench_model "
+    examples = [line.removeprefix(prefix).split() for line in page.splitlines() if line.startswith(prefix)]
+    assert len(examples) == 4
+    for example in examples:
+        if "full" not in example:  # 7 GB: the benchmarks do it
+            assert main(example) == 0
+    assert round((tmp_path / "models" / "tiny-sdxl.safetensors").stat().st_size / 1e6) == 28
+    assert round((tmp_path / "slim.safetensors").stat().st_size / 1e6) == 77
