@@ -254,7 +254,7 @@ def _measured(state: RunState) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if state.loss_average is not None:
         parts = f"first {screen.loss(state.loss_first)}, last {screen.loss(state.loss_last)}, average {screen.loss(state.loss_average)}"
-        rows.append(("loss", f"{parts}  (first and last 10 % of the steps)"))
+        rows.append(("loss", f"{parts}  (over the first and the last epoch)"))
     if state.validation is not None:
         rows.append(("validation", screen.loss(state.validation)))
     if state.steps_per_second:
