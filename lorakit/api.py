@@ -63,7 +63,7 @@ def render(preset: ResolvedPreset | Folder, *, workspace: Workspace | Folder | N
     asked = _resolved(preset, place)
     choice = choose(asked.preset, place)
     resolved = settled(asked, choice)
-    check_rules(resolved, choice.kind, allow_warnings=True)
+    check_rules(resolved, choice.kind, allow_warnings=True, workspace=place)
     shape = launch_shape(resolved.preset)
     output = place.root / "output" / output_name(resolved.preset)
     paths = RenderPaths.of(place, resolved.preset, output)

@@ -49,8 +49,7 @@ def bake(
     if as_json:
         screen.print_json(found.to_json())
     else:
-        for line in run_screens.ending(found, preset):
-            out.print(line)
+        screen.put(out, run_screens.ending(found, preset))
     _exit_as(found)
 
 
@@ -141,13 +140,13 @@ def _detached(resolved: ResolvedPreset, workspace: Workspace, out: Console, *, a
 
 
 def _print_warnings(resolved: ResolvedPreset, workspace: Workspace, out: Console) -> None:
+    from lorakit.cli import screen
     from lorakit.cli.plan_screen import finding_lines
     from lorakit.cli.presets import trainer_of
     from lorakit.trainers.preflight import preflight
 
     kind, _ = trainer_of(resolved, workspace)
-    for line in finding_lines(one for one in preflight(resolved.preset, workspace, kind) if one.level == "warning"):
-        out.print(line)
+    screen.put(out, finding_lines(one for one in preflight(resolved.preset, workspace, kind) if one.level == "warning"))
 
 
 def _exit_as(found: RunState) -> None:

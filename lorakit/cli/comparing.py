@@ -21,8 +21,8 @@ __all__ = ["compare", "page"]
 _RESULTS: Final = {
     "state": ("state", "plain"),
     "steps": ("steps", "plain"),
-    "loss_first": ("loss, first 10 % of steps", "loss"),
-    "loss_last": ("loss, last 10 %", "loss"),
+    "loss_first": ("loss, first epoch", "loss"),
+    "loss_last": ("loss, last epoch", "loss"),
     "loss_average": ("loss, average", "loss"),
     "validation": ("validation", "loss"),
     "steps_per_second": ("speed", "speed"),
@@ -51,8 +51,7 @@ def compare(
         screen.print_json(found.to_json())
         return
     out = screen.console()
-    for line in page(found, width=screen.fitting(out)):
-        out.print(line)
+    screen.put(out, page(found, width=screen.fitting(out)))
 
 
 def page(found: Comparison, *, width: int | None) -> list[Text]:

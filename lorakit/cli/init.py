@@ -76,8 +76,7 @@ def init(
         ("model", "python -m lorakit.bench_model write models/tiny-sdxl.safetensors --size tiny"),
         ("bake", "lorakit bake quickstart"),
     )
-    for line in screen.columns([(label, command) for label, command in steps], indent=2, gap=3):
-        out.print(line)
+    screen.put(out, screen.columns([(label, command) for label, command in steps], indent=2, gap=3))
 
 
 def lay_out(folder: Path) -> LaidOut:

@@ -52,8 +52,7 @@ def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, 
         check_files(resolved.preset, place)
     except LorakitError as error:  # rules look at no file: on this machine it may be missing for a reason
         lines += problem_lines([Problem(error.what, error.why, error.todo)], label="warn", meaning="look")
-    for line in lines:
-        out.print(line)
+    screen.put(out, lines)
     check_rules(resolved, kind, allow_warnings=True, workspace=place)
     well = "can be baked; look at the above" if lines else "keeps all rules"
     out.print(screen.text(("✓ ", "done"), (resolved.preset.name, "strong"), f"  {well} · {told}"))
@@ -89,8 +88,7 @@ def plan(
 
     out = screen.console()
     page = plan_page(resolved.preset, planned, trainer=told, findings=findings, asked=preset, width=screen.fitting(out))
-    for line in page:
-        out.print(line)
+    screen.put(out, page)
 
 
 def _why(resolved: ResolvedPreset, *, as_json: bool) -> None:
@@ -107,8 +105,7 @@ def _why(resolved: ResolvedPreset, *, as_json: bool) -> None:
         screen.print_json(rows)
         return
     out = screen.console()
-    for line in why_page(resolved, width=screen.fitting(out)):
-        out.print(line)
+    screen.put(out, why_page(resolved, width=screen.fitting(out)))
 
 
 def render(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False) -> None:

@@ -38,8 +38,7 @@ def ls(
         out.print(screen.text("there are no runs yet; lorakit bake PRESET makes one"))
         return
     chosen = runs if everything else runs[:_SHOWN]
-    for line in run_screens.listing([state(run) for run in chosen], now=time.time(), width=screen.fitting(out)):
-        out.print(line)
+    screen.put(out, run_screens.listing([state(run) for run in chosen], now=time.time(), width=screen.fitting(out)))
     if len(chosen) < len(runs):
         out.print(screen.text((f"{len(runs) - len(chosen)} older: lorakit ls --all", "same")))
 
@@ -56,8 +55,7 @@ def show(run: RunName = "latest", *, as_json: Json = False) -> None:
         screen.print_json({**found.to_json(), "settings": settings(found.run)})
         return
     out = screen.console()
-    for line in run_screens.shown(found):
-        out.print(line)
+    screen.put(out, run_screens.shown(found))
 
 
 def logs(

@@ -28,6 +28,7 @@ __all__ = [
     "plain",
     "print_json",
     "progress_bar",
+    "put",
     "size",
     "sparkline",
     "speed",
@@ -64,6 +65,24 @@ def console(*, err: bool = False) -> Console:
     if not made.is_terminal:
         made.width = _UNBOUNDED
     return made
+
+
+def put(made: Console, lines: Iterable[Text]) -> None:
+    """Print lines; on a terminal, sentences are folded between words, and lines that hold a command are left whole to copy."""
+    for line in lines:
+        if made.is_terminal and line.cell_len > made.width and "lorakit " not in line.plain:
+            made.print(*_folded(made, line), sep="\n")
+        else:
+            made.print(line)
+
+
+def _folded(made: Console, line: Text) -> list[Text]:
+    """A line in pieces that fit, the later ones indented a little deeper."""
+    indent = len(line.plain) - len(line.plain.lstrip(" ")) + 2
+    first, *rest = line.wrap(made, made.width - indent)
+    for piece in (first, *rest):
+        piece.rstrip()
+    return [first, *(text(" " * indent, piece) for piece in rest)]
 
 
 def text(*parts: str | Text | tuple[str, str]) -> Text:

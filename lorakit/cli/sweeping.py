@@ -80,8 +80,7 @@ def sweep(
     if as_json:
         screen.print_json({"sweep": found.id, "trials": [_outcome_json(one) for one in outcomes]})
     else:
-        for line in _report(found, outcomes, time.monotonic() - began, screen.fitting(out)):
-            out.print(line)
+        screen.put(out, _report(found, outcomes, time.monotonic() - began, screen.fitting(out)))
     raise typer.Exit(scheduler.exit_code(outcomes))
 
 
@@ -121,8 +120,7 @@ def _bake(sweep: Sweep, trial: Trial, lineage: dict[str, Any], workspace: Worksp
         run = bake_in_view(trial.resolved, workspace, out, lineage=sweep.lineage(trial))
     except LorakitError as error:
         problems = error.problems or (Problem(error.what, error.why, error.todo),)
-        for line in problem_lines(problems):
-            out.print(line)
+        screen.put(out, problem_lines(problems))
         raise
     out.print(run_screens.headline(state(run)))
     return run
@@ -151,8 +149,7 @@ def _print_dry_run(sweep: Sweep, out: Console, *, as_json: bool) -> None:
         done = screen.text((f"✓ done: {trial.done.short}", "done")) if trial.done else screen.text("to bake")
         values = [value for _, value in trial.point]
         table.append([str(at), *values, str(plan.images), str(plan.total_steps), screen.size(plan.disk.needed), done])
-    for line in screen.columns(table, gap=3):
-        out.print(line)
+    screen.put(out, screen.columns(table, gap=3))
     left = sum(trial.done is None for trial in sweep.trials)
     out.print(screen.text(f"{_shape(sweep)} · {left} of {len(sweep.trials)} to bake{_seed(sweep)}"))
 

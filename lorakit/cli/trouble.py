@@ -93,14 +93,12 @@ def _own_lines(what: str) -> bool:
 
 
 def _line(head: str, meaning: str, rest: str = "") -> Text:
-    from lorakit.cli.screen import text
+    from lorakit.cli import screen
 
-    return text((head, meaning), rest)
+    return screen.text((head, meaning), rest)
 
 
 def _print(lines: Iterable[Text]) -> None:
-    from lorakit.cli.screen import console
+    from lorakit.cli import screen
 
-    out = console(err=True)
-    for line in lines:
-        out.print(line)
+    screen.put(screen.console(err=True), lines)

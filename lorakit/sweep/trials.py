@@ -125,7 +125,7 @@ def _look(
             name = trial_name(resolved.preset.name, axes, point)
             resolved = load_preset(preset, [*overrides, *values, f"name={json.dumps(name, ensure_ascii=False)}"])
         choice = choose(resolved.preset, workspace)
-        check_rules(resolved, choice.kind, allow_warnings=True)
+        check_rules(resolved, choice.kind, allow_warnings=True, workspace=workspace)
         check_files(resolved.preset, workspace)
         planned = plan(resolved.preset, workspace)
     except LorakitError as error:

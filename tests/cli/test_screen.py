@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from lorakit.cli import screen
 
@@ -133,6 +135,20 @@ def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_is_cut_or_coloured_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     screen.console().print(screen.text(("long " * 100, "fail")))
     assert capsys.readouterr().out == "long " * 100 + "\n"
+
+
+def test_sentences_are_folded_on_a_terminal_and_commands_are_not() -> None:
+    out = io.StringIO()
+    made = Console(
+        file=out, force_terminal=True, width=20, color_system=None, markup=False, highlight=False, soft_wrap=True
+    )
+    lines = [
+        screen.text("  words that go on and on"),
+        screen.text("next: lorakit bake a-long-name"),
+        screen.text("short"),
+    ]
+    screen.put(made, lines)
+    assert out.getvalue() == "  words that go\n    on and on\nnext: lorakit bake a-long-name\nshort\n"
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
