@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def lay_out(folder: Path) -> LaidOut:
     """Make a workspace of ``folder``. Raises DiskError where it cannot be written, LorakitError when lorakit is incomplete."""
     from lorakit import atomic
 
-    root = folder.expanduser().absolute()
+    root = Path(os.path.expanduser(folder)).absolute()  # not Path.expanduser: it fails at the ~ of nobody
     made: list[str] = []
     kept: list[str] = []
     try:
