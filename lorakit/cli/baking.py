@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +67,8 @@ def watch(run: RunName = "latest") -> None:
     if not state(found).is_final:
         with View(out, found.name, hint=f"Ctrl-C looks away; lorakit stop {found.short} stops it") as view:
             view.title(_title(found))
-            follow(found, lambda _, records: _show(view, records))
+            with contextlib.suppress(KeyboardInterrupt):  # that is how one looks away
+                follow(found, lambda _, records: _show(view, records))
     out.print(run_screens.headline(state(found)))
 
 
@@ -75,6 +77,7 @@ def stop(
     *,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the step or save what is trained.")] = False,
     kill: Annotated[bool, typer.Option("--kill", help="Kill it at once.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a run to stop after its current step, with what is trained saved."""
     from lorakit.archive.run import open_run
@@ -85,6 +88,9 @@ def stop(
     found = open_run(workspace().runs, run)
     level = 3 if kill else 2 if now else 1
     request_stop(found, level)
+    if as_json:
+        screen.print_json({"id": found.id, "level": level})
+        return
     told = STOPPING[level - 1].split(";")[0]
     screen.console().print(screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}"))
 

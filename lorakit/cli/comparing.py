@@ -74,11 +74,12 @@ def page(found: Comparison, *, width: int | None) -> list[Text]:
 
 
 def _same_inputs(found: Comparison) -> list[str]:
-    """The inputs that are equal, the environment's under one name when all of it is."""
-    environment = ("lorakit", "python", "implementation", "platform", "machine", "GPU", "packages")
-    names = list(found.same_inputs)
-    if all(name in names for name in environment):
-        names = [*(name for name in names if name not in environment), "environment"]
+    """The inputs that are equal, those of the environment under one name."""
+    parts = {"lorakit", "python", "implementation", "platform", "machine", "GPU", "packages"}
+    names = [name for name in found.same_inputs if name not in parts]
+    rest = parts & set(found.same_inputs)
+    if rest:
+        names.append("environment" if rest == parts else "the rest of the environment")
     return names
 
 

@@ -15,6 +15,8 @@ from lorakit.preset.units import Alpha, format_number
 from lorakit.verdict.settings import settings, show_value
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.text import Text
 
     from lorakit.archive.records import RunState
@@ -209,6 +211,7 @@ def shown(state: RunState) -> list[Text]:
     rows.append(("baked", _when(state)))
     if isinstance(command, list):
         rows.append(("asked", shlex.join(str(word) for word in command)))
+    rows += _lineage(request.get("lineage"))
     network, unet, te = network_of(state)
     rows.append(("network", f"dim/alpha {network}, rates UNet {unet}, TE {te}"))
     rows += _planned(run.plan)
@@ -217,6 +220,7 @@ def shown(state: RunState) -> list[Text]:
     rows += [("weights" if not at else "", line) for at, line in enumerate(files)]
     if state.tags:
         rows.append(("tags", " ".join(state.tags)))
+    rows += [("notes" if not at else "", line) for at, line in enumerate(_notes(run.notes))]
     if state.status is Status.FAILED and (hint := failure_hint(state)):
         rows.append(("try", hint))
     lines += [_field(label, value) for label, value in rows]
@@ -228,6 +232,20 @@ def shown(state: RunState) -> list[Text]:
     commands = [f"lorakit logs {short}"] + ([f"lorakit verify {short}"] if state.sealed else [])
     lines.append(_field("next", " · ".join(commands)))
     return lines
+
+
+def _lineage(lineage: Any) -> list[tuple[str, str]]:
+    if not isinstance(lineage, dict) or lineage.get("kind") != "sweep":
+        return []
+    point = " ".join(f"{key}={value}" for key, value in (lineage.get("point") or {}).items())
+    return [("sweep", f"{lineage.get('sweep')}, trial {lineage.get('index')} of {lineage.get('of')}: {point}")]
+
+
+def _notes(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _when(state: RunState) -> str:

@@ -20,7 +20,6 @@ __all__ = [
     "columns",
     "console",
     "count",
-    "drawing_width",
     "duration",
     "fitting",
     "loss",
@@ -41,8 +40,6 @@ MEANING = {"fail": "red", "look": "yellow", "done": "green", "same": "dim", "str
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-#: Wider lines than this are hard to read, however wide the window.
-_WIDEST = 140
 #: A column that gives way keeps at least this.
 _NARROWEST = 8
 #: Columns of a destination that is no terminal: nothing is cut in a file or a pipe.
@@ -166,11 +163,6 @@ def wrap(parts: Iterable[str | Text], width: int, *, gap: int = 5) -> list[Text]
 def fitting(made: Console) -> int | None:
     """The width tables have to fit in, or None when nothing needs to be cut."""
     return None if made.width >= _UNBOUNDED else made.width
-
-
-def drawing_width(made: Console) -> int:
-    """How wide a bar or curve may be drawn."""
-    return min(made.width, _WIDEST) if made.is_terminal else 80
 
 
 def sparkline(values: Sequence[float], width: int = 24, *, from_zero: bool = False) -> str:

@@ -33,6 +33,8 @@ __all__ = ["Sweep", "Trial", "default_preset", "identity", "prepare"]
 _BY_CONTENT = ("base.model", "base.vae", "network.weights", "dataset.config", "sample.prompts")
 #: Keys that do not make a trial another one; the dataset's folders are known by the files found in them.
 _LEFT_OUT = ("name", "description", "dataset.path", "dataset.reg_path")
+#: Runs that keep a trial from being baked again.
+_COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED})
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def prepare(
     _check_disk(looked)
     drawn = all(trial.resolved.preset.seed is None for trial in looked)
     before = _baked_before(workspace, {trial.identity for trial in looked})
+    _refuse_running(before.values())
+    before = {key: run for key, run in before.items() if state(run).status is Status.OK}
     seed = _shared_seed(before.values(), drawn=drawn)
     trials = tuple(_settle(trial, seed, before.get(trial.identity)) for trial in looked)
     return Sweep(preset, tuple(axes), trials, seed, drawn)
@@ -211,12 +215,22 @@ def _check_disk(trials: Sequence[Trial]) -> None:
 
 
 def _baked_before(workspace: Workspace, identities: set[str]) -> dict[str, Run]:
-    """The newest run of each trial that ended well."""
+    """The newest run of each trial that ended well, or is under way."""
     found: dict[str, Run] = {}
     for run in list_runs(workspace.runs):
-        if _lineage(run).get("trial") in identities and state(run).status is Status.OK:
+        if _lineage(run).get("trial") in identities and state(run).status in _COUNTED:
             found[_lineage(run)["trial"]] = run
     return found
+
+
+def _refuse_running(runs: Iterable[Run]) -> None:
+    running = [run.short for run in runs if state(run).status is not Status.OK]
+    if running:
+        raise UsageError(
+            f"a trial of this sweep is being baked now: {', '.join(running)}",
+            why="the same sweep seems to run elsewhere",
+            todo=f"wait for it, or lorakit stop {running[0]}",
+        )
 
 
 def _shared_seed(runs: Iterable[Run], *, drawn: bool) -> int | None:

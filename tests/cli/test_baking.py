@@ -121,9 +121,24 @@ def test_stop_and_watch(workspace: Workspace, cli: Cli, monkeypatch: pytest.Monk
     monkeypatch.setattr("lorakit.bake.bake.request_stop", lambda run, level: asked.append((run.id, level)))
     assert "stopping after this step" in cli("stop").out
     cli("stop", run.short, "--now")
-    cli("stop", run.short, "--kill")
+    assert cli("stop", run.short, "--kill", "--json").json == {"id": run.id, "level": 3}
     assert asked == [(run.id, 1), (run.id, 2), (run.id, 3)]
     assert cli("watch").out.startswith("✓ hifumi_")
+
+
+def test_looking_away_from_a_run_is_no_error(workspace: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(workspace.runs)
+    run.attempt(1).ended.unlink()
+    monkeypatch.setattr("lorakit.archive.records.is_locked", lambda path: True)
+
+    def follow(run: Run, on_update: Callable[[Run, Sequence[dict[str, Any]]], None]) -> None:
+        on_update(run, [start(), step(1)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorakit.bake.bake.follow", follow)
+    out = cli("watch").out
+    assert "step 1/343" in out
+    assert "▸ hifumi_" in out.splitlines()[-1]
 
 
 def test_sweep(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:

@@ -73,6 +73,15 @@ def test_show(archive: Path, cli: Cli) -> None:
     assert cli("show", "--json").json["settings"]["optim.unet_lr"] == 1e-4
 
 
+def test_show_tells_notes_and_lineage(archive: Path, cli: Cli) -> None:
+    lineage = {"kind": "sweep", "sweep": "9c1e718e", "index": 2, "of": 4, "point": {"optim.unet_lr": "2e-4"}}
+    run = make_run(archive, lineage=lineage)
+    run.notes.write_text("eyes are good\nhands are not\n")
+    out = cli("show").out
+    assert "  sweep       9c1e718e, trial 2 of 4: optim.unet_lr=2e-4\n" in out
+    assert "  notes       eyes are good\n              hands are not\n" in out
+
+
 def test_show_a_failure(archive: Path, cli: Cli) -> None:
     log = b"".join(b"line %d\n" % n for n in range(30)) + b"torch.OutOfMemoryError: CUDA out of memory.\n"
     run = make_run(archive, short="p2xd", ended=OUT_OF_MEMORY, log=log)

@@ -74,6 +74,14 @@ def test_a_failed_trial_is_not_done(workspace: Workspace) -> None:
     assert [trial.done for trial in swept(workspace).trials] == [None, None]
 
 
+def test_a_trial_that_is_being_baked_is_not_baked_twice(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = baked(workspace, swept(workspace))
+    run.attempt(1).ended.unlink()
+    monkeypatch.setattr("lorakit.archive.records.is_locked", lambda path: True)
+    with pytest.raises(UsageError, match=f"being baked now: {run.short}"):
+        swept(workspace)
+
+
 def test_a_given_seed_is_part_of_the_trial(workspace: Workspace) -> None:
     one, two = (swept(workspace, sets=(f"seed={seed}",)) for seed in (1, 2))
     assert not one.seed_drawn
