@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = False
     try:
         arguments, debug, folder = _everywhere(given)
+        if "_LORAKIT_COMPLETE" in os.environ:
+            folder = _folder_of_completion()
         code = _run(arguments or ["--help"], folder)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -81,6 +83,22 @@ def _everywhere(given: Sequence[str]) -> tuple[list[str], bool, str | None]:
         else:
             rest.append(word)
     return rest, debug, folder
+
+
+def _folder_of_completion() -> str | None:
+    """The folder of -C on a line that is being completed, taken out of it: typer completes what it knows."""
+    import re
+
+    option = re.compile(r"\s(?:-C|--workspace)\s*=?\s*(\S+)(?=\s)")
+    folder = None
+    for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):  # bash; the other shells
+        line = os.environ.get(name, "")
+        for found in option.finditer(line):
+            folder = found[1]
+            if "COMP_CWORD" in os.environ:
+                os.environ["COMP_CWORD"] = str(int(os.environ["COMP_CWORD"]) - len(found[0].split()))
+        os.environ[name] = option.sub("", line)
+    return folder
 
 
 def _never_fail_to_print() -> None:

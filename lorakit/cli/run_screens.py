@@ -76,7 +76,10 @@ def listing(states: Sequence[RunState], *, now: float, width: int | None) -> lis
         )
     if not any(state.tags for state in states):
         rows = [row[:-1] for row in rows]
-    return screen.columns(rows, gap=3, width=width, flexible=(1,))
+    lines = screen.columns(rows, gap=3)
+    if width is None or max(line.cell_len for line in lines) <= width:
+        return lines
+    return screen.columns(rows, gap=2, width=width, flexible=(1,))
 
 
 def network_of(state: RunState) -> tuple[str, str, str]:

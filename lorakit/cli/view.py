@@ -180,7 +180,7 @@ def _waiting(tally: Tally, width: int, seconds: float | None) -> list[Text]:
     if isinstance(done, int) and isinstance(total, int) and total > 1:
         parts.append(screen.progress_bar(done / total, min(30, width // 3)))
     if seconds is not None and seconds >= 1:  # something must move while a large model is read
-        parts.append(screen.text((screen.duration(int(seconds)), "same")))
+        parts.append(screen.text((f"{int(seconds) // 60}:{int(seconds) % 60:02}", "same")))
     return parts
 
 

@@ -147,6 +147,27 @@ def test_completion_of_commands_presets_and_runs(
     assert set(capsys.readouterr().out.split()) == {run.id if word == "RUN" else word for word in expected}
 
 
+@pytest.mark.parametrize("option", ["-C {}", "--workspace={}", "--workspace = {}"])
+def test_completion_in_another_workspace(
+    option: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from lorakit.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    line = f"lorakit {option.format(workspace.root)} plan quick"
+    monkeypatch.setenv("_LORAKIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out.split() == ["quickstart"]
+
+
 def test_examples_are_valid_lines() -> None:
     for line in re.findall(r"^    (lorakit [^\n]+)", PAGE, re.MULTILINE):
         name = line.split()[1]
