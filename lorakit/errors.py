@@ -61,6 +61,10 @@ class LorakitError(Exception):
         self.why = why
         self.todo = todo
         self.problems = problems
+        # A traceback of the Python API shows these too; the command line prints them in its own way.
+        for note in (why, todo, *(f"{problem.key}: {problem.what} {problem.todo}".strip(": ") for problem in problems)):
+            if note:
+                self.add_note(note)
 
 
 class UsageError(LorakitError):
