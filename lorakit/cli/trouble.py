@@ -64,7 +64,9 @@ def problem_lines(problems: Iterable[Problem], *, label: str = "error", meaning:
 
 
 def _lorakit_error(error: LorakitError) -> list[Text]:
-    summary = Problem(error.what, error.why, error.todo)
+    # Some errors list their problems in the sentence as well, for those who only see that.
+    repeated = bool(error.problems) and all(problem.what in error.why for problem in error.problems)
+    summary = Problem(error.what, "" if repeated else error.why, error.todo)
     if not error.problems:
         return _block(summary)
     # The blocks say everything; the summary counts them, or adds what they do not say.

@@ -14,7 +14,7 @@ from lorakit import errors
 from lorakit.cli import main as main_module
 from lorakit.cli import trouble
 from lorakit.cli.main import main
-from lorakit.errors import DiskError, LorakitError, PresetError, Problem, RuleError
+from lorakit.errors import DatasetError, DiskError, LorakitError, PresetError, Problem, RuleError
 from lorakit.workspace import Workspace
 from tests.cli.running import Cli, golden
 
@@ -59,6 +59,16 @@ def test_a_summary_that_adds_nothing_is_left_out(cli: Cli, monkeypatch: pytest.M
     assert cli("plan", "x", code=4).err == "error  gone\n  it is not there\n  look for it\n"
     raising(monkeypatch, RuleError("a trial cannot be baked", why="all are checked", problems=(problem,)))
     assert cli("plan", "x", code=5).err.endswith("\n\nerror  a trial cannot be baked\n  all are checked\n")
+
+
+def test_a_summary_does_not_repeat_its_problems(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = (Problem("a.png is torn"), Problem("b.png is torn"))
+    raising(
+        monkeypatch,
+        DatasetError("2 files are torn", why="a.png is torn; b.png is torn", todo="mend", problems=problems),
+    )
+    done = cli("plan", "x", code=6)
+    assert done.err == "error  a.png is torn\n\nerror  b.png is torn\n\nerror  2 files are torn\n  mend\n"
 
 
 def test_control_characters_and_markup_in_errors_are_text(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
