@@ -35,6 +35,7 @@ class Reason(StrEnum):
     NONE = ""
     OK = "ok"
     STOPPED_BY_USER = "stopped-by-user"
+    TERMINATED = "terminated"
     OOM_CUDA = "oom-cuda"
     OOM_KILLED = "oom-killed"
     NAN = "nan"
@@ -61,7 +62,8 @@ class Evidence:
 
     ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started;
     ``unreported`` the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile;
-    ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for; ``nan_since`` the step from which on
+    ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for, ``keeper_signalled`` whether by a signal
+    to the keeper rather than by the user's word; ``nan_since`` the step from which on
     every loss was NaN or infinite; ``result`` is "whole", "torn" or "missing": the final LoRA file.
     """
 
@@ -73,6 +75,7 @@ class Evidence:
     oom_kills: int = 0
     launcher: int = 0
     stop_level: int = 0
+    keeper_signalled: bool = False
     end_reason: str | None = None
     end_message: str = ""
     nan_since: int | None = None
@@ -133,6 +136,9 @@ def _stopped(evidence: Evidence) -> Verdict:
     if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
         return Verdict(Status.FAILED, found.reason, found.message)
+    if evidence.keeper_signalled:
+        message = f"ended by a signal to its keeper at {_steps(evidence)}, as when a machine goes down; {kept}"
+        return Verdict(Status.STOPPED, Reason.TERMINATED, message)
     return Verdict(Status.STOPPED, Reason.STOPPED_BY_USER, message)
 
 

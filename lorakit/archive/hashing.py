@@ -28,6 +28,14 @@ class FileHash:
     size: int
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def hash_file(path: Path, *, flush: bool = False) -> FileHash:
     """Hash a file, reading it once; ``flush`` puts its content on disk first. Raises OSError."""
     digest = hashlib.sha256()
@@ -144,5 +152,6 @@ class HashCache:
             database.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INT, mtime_ns INT, inode INT, sha256 TEXT)"
             )
-            rows = [(path, *values) for path, values in self._new.items()]
+            # A file name that is no text cannot be a key; such a file is hashed every time.
+            rows = [(path, *values) for path, values in self._new.items() if _is_text(path)]
             database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", rows)

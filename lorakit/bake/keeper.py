@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -66,9 +67,8 @@ def main() -> None:
 def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
     hold_lock(attempt.alive)
-    command = json.loads(run.command_json.read_bytes())
-    relay = Relay(attempt, command["arguments"]) if command["trainer"]["kind"] in _SILENT else None
-    wishes = _Wishes(attempt, relay)
+    command = json.loads(run.command_json.read_bytes().decode("utf-8", "surrogateescape"))
+    wishes = _Wishes(attempt, Relay(attempt, command["arguments"]) if command["trainer"]["kind"] in _SILENT else None)
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:
@@ -87,17 +87,24 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     except (LorakitError, OSError) as error:  # recorded below: a run that could not start still ends with a reason
         traceback.print_exc()
         fault = error
-    if relay is not None:
-        relay.finish()
+    wishes.relay(lambda relay: relay.finish())
     settle(run)
-    record = _end(
-        run, attempt, command, outcome=outcome, fault=fault, level=wishes.level(), oom_kills=_oom_kills() - kills
-    )
-    if relay is not None:
-        relay.end(_END_REASONS.get(record["status"], "error"), record["steps"], record["message"])
+    met = _Circumstances(wishes.level(), wishes.signalled, _oom_kills() - kills)
+    record = _end(run, attempt, command, outcome=outcome, fault=fault, met=met)
+    reason = _END_REASONS.get(record["status"], "error")
+    wishes.relay(lambda relay: relay.end(reason, record["steps"], record["message"]))
     record["seconds"] = round(time.monotonic() - began, 3)
     _write_end(reserve, record)
     seal(run, attempt.number)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Circumstances:
+    """What else happened: the stop that was asked for, whether by a signal to the keeper, and kills for want of memory."""
+
+    stop_level: int
+    signalled: bool
+    oom_kills: int
 
 
 class _Wishes:
@@ -106,6 +113,7 @@ class _Wishes:
     def __init__(self, attempt: Attempt, relay: Relay | None = None) -> None:
         self._attempt = attempt
         self._relay = relay
+        self.signalled = False
         self._level = StopLevel.NONE
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -113,18 +121,31 @@ class _Wishes:
 
     def _terminate(self, number: int, frame: object) -> None:
         del number, frame
-        self._level = StopLevel.TERMINATE
+        self.signalled = self._level == StopLevel.NONE
+        self._level = max(self._level, StopLevel.TERMINATE)
 
     def level(self) -> int:
         """The highest level asked for so far. Called all the time, so the relay does its work here too."""
         for level in (StopLevel.KILL, StopLevel.TERMINATE, StopLevel.GRACEFUL):
             if level > self._level and self._attempt.stop(level).exists():
                 self._level = level
-        if self._relay is not None:
-            self._relay.poll(stop_asked=self._level == StopLevel.GRACEFUL)
-            if self._level == StopLevel.GRACEFUL and self._relay.saved_after_stop:
-                self._level = StopLevel.TERMINATE  # it cannot stop by itself, but has just saved what it has
+        self.relay(self._follow)
         return self._level
+
+    def _follow(self, relay: Relay) -> None:
+        relay.poll(stop_asked=self._level == StopLevel.GRACEFUL)
+        if self._level == StopLevel.GRACEFUL and relay.saved_after_stop:
+            self._level = StopLevel.TERMINATE  # it cannot stop by itself, but has just saved what it has
+
+    def relay(self, work: Callable[[Relay], None]) -> None:
+        """Let the relay work, where there is one. When it cannot write any more the training goes on untold."""
+        if self._relay is None:
+            return
+        try:
+            work(self._relay)
+        except OSError:
+            traceback.print_exc()
+            self._relay = None
 
 
 def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch, dict[str, Any]]:
@@ -177,8 +198,7 @@ def _end(
     *,
     outcome: Outcome | None,
     fault: Exception | None,
-    level: int,
-    oom_kills: int,
+    met: _Circumstances,
 ) -> dict[str, Any]:
     """The content of ended.json."""
     progress = read_progress(attempt.progress)
@@ -195,7 +215,7 @@ def _end(
     if outcome is None:
         verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}")
     else:
-        verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), oom_kills))
+        verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), met))
         if outcome.survivors:
             pids = ", ".join(map(str, outcome.survivors))
             verdict = dataclasses.replace(verdict, message=f"{verdict.message}; could not kill pid {pids}")
@@ -208,7 +228,7 @@ def _end(
         "reason": verdict.reason.value,
         "message": verdict.message,
         **results(progress),
-        "stop_level": outcome.stop_level if outcome else level,
+        "stop_level": outcome.stop_level if outcome else met.stop_level,
         "launcher": outcome.launcher if outcome else None,
         "launcher_seconds": round(outcome.seconds, 3) if outcome else None,
         "ranks": [rank.to_json() for rank in outcome.ranks] if outcome else [],
@@ -226,7 +246,7 @@ def _describe(fault: Exception | None) -> str:
     return str(fault)
 
 
-def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result: str, oom_kills: int) -> Evidence:
+def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result: str, met: _Circumstances) -> Evidence:
     failure = outcome.first_failure
     return Evidence(
         started=bool(outcome.ranks or outcome.unreported),
@@ -234,7 +254,8 @@ def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result
         code=failure.code if failure else 0,
         signal=failure.signal if failure else None,
         unreported=outcome.unreported,
-        oom_kills=oom_kills,
+        oom_kills=met.oom_kills,
+        keeper_signalled=met.signalled,
         launcher=outcome.launcher,
         stop_level=outcome.stop_level,
         end_reason=progress.end_reason,

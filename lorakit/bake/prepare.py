@@ -18,7 +18,7 @@ from lorakit.archive.birth import Birth, birth
 from lorakit.archive.hashing import FileHash, HashCache, hash_files
 from lorakit.archive.run import SCHEMA, Run
 from lorakit.bake.checks import check_disk, check_files, check_rules, model_files
-from lorakit.errors import DatasetError
+from lorakit.errors import DatasetError, TrainerError
 from lorakit.launch.accelerate import LaunchShape, config_text, default_threads, free_port, launch_argv
 from lorakit.launch.environment import describe, has_gpu, refuse_secrets
 from lorakit.launch.processes import this_host
@@ -66,6 +66,7 @@ def prepare(
     """
     from lorakit.plan.from_preset import plan
     from lorakit.trainers.choose import choose
+    from lorakit.trainers.sd_scripts.checkout import SCRIPT
 
     choice = choose(resolved.preset, workspace)
     resolved = settled(resolved, choice)
@@ -73,8 +74,10 @@ def prepare(
     refuse_secrets([*argv, *_extra_words(preset), *resolved.source_text.splitlines()])
     check_rules(resolved, choice.kind, allow_warnings=allow_warnings, workspace=workspace)
     check_files(preset, workspace)
+    if choice.kind == "sd-scripts":
+        _provide_tokenizers(preset, workspace)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        script = Path(choice.program[0]) if choice.kind == "sd-scripts" else None
+        script = choice.checkout / SCRIPT if choice.checkout is not None else None
         environment = pool.submit(describe, choice.python, trainer=choice.kind, script=script)
         scanned = None if on_prepare is None else lambda done, total: on_prepare("scan", done, total)
         numbers = plan(preset, workspace, progress=scanned)
@@ -92,6 +95,19 @@ def prepare(
             request=_request(resolved, workspace, lineage, argv),
         )
     return write_run(prepared, workspace)
+
+
+def _provide_tokenizers(preset: Preset, workspace: Workspace) -> None:
+    """See that sd-scripts finds its tokenizers without the hub: in its cache folder, or in the hub's own on this machine."""
+    from lorakit.trainers.sd_scripts import tokenizers
+
+    if preset.base.tokenizer_cache:
+        return
+    try:
+        tokenizers.provide(workspace)
+    except TrainerError:
+        if not tokenizers.in_hub_cache():
+            raise
 
 
 def settled(resolved: ResolvedPreset, choice: TrainerChoice) -> ResolvedPreset:

@@ -166,26 +166,16 @@ def supervise(
     require_linux()
     began = time.monotonic()
     _adopt_orphans()
-    waited = {signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     process = _start(launch)
-    on_started(ProcessId.of(process.pid))
-    level, deadline = StopLevel.NONE, float("inf")
-    while (status := _reap(process.pid)) is None:
-        wanted = max(level, stop_level())
-        if time.monotonic() > deadline:
-            wanted = StopLevel.KILL
-        if wanted > level:
-            level = wanted
-            if level == StopLevel.TERMINATE:
-                _signal_group(process.pid, signal.SIGTERM)
-                deadline = time.monotonic() + term_grace
-            elif level == StopLevel.KILL:
-                _signal_group(process.pid, signal.SIGKILL)
-                kill_all(processes_with_cookie(launch.cookie), signal.SIGKILL)
-        signal.sigtimedwait(waited, TICK)
+    try:
+        on_started(ProcessId.of(process.pid))
+        status, level, deadline = _watch(process.pid, launch, stop_level, term_grace)
+    except BaseException:  # whatever goes wrong in here, the training must not go on without its supervisor
+        _kill_everything(process.pid, launch.cookie)
+        process.wait()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
-    level = max(level, stop_level())
     survivors = _end_rest(launch, stop_level, level, deadline)
     ranks, unreported = read_ranks(launch.folder / "ranks")
     return Outcome(
@@ -196,6 +186,29 @@ def supervise(
         survivors=tuple(survivor.pid for survivor in survivors),
         seconds=time.monotonic() - began,
     )
+
+
+def _watch(launcher: int, launch: Launch, stop_level: Callable[[], int], term_grace: float) -> tuple[int, int, float]:
+    """Wait for the launcher and stop it when asked: its wait status, the level reached, and when patience ends."""
+    level, deadline = StopLevel.NONE, float("inf")
+    while (status := _reap(launcher)) is None:
+        wanted = max(level, stop_level())
+        if time.monotonic() > deadline:
+            wanted = StopLevel.KILL
+        if wanted > level:
+            level = wanted
+            if level == StopLevel.TERMINATE:
+                _signal_group(launcher, signal.SIGTERM)
+                deadline = time.monotonic() + term_grace
+            elif level == StopLevel.KILL:
+                _kill_everything(launcher, launch.cookie)
+        signal.sigtimedwait({signal.SIGCHLD}, TICK)
+    return status, max(level, stop_level()), deadline
+
+
+def _kill_everything(launcher: int, cookie: str) -> None:
+    _signal_group(launcher, signal.SIGKILL)
+    kill_all(processes_with_cookie(cookie), signal.SIGKILL)
 
 
 def _start(launch: Launch) -> subprocess.Popen[bytes]:

@@ -171,6 +171,13 @@ def test_a_cache_that_cannot_be_written_is_only_slow(tmp_path: Path) -> None:
     assert hash_files([path], cache=HashCache(store)) == {path: hash_file(path)}
 
 
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    path = old(tmp_path / "caf\udce9.png", b"one")
+    store = tmp_path / "hashes.sqlite"
+    assert hash_files([path], cache=HashCache(store)) == {path: hash_file(path)}
+    assert HashCache(store).get(path) is None
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         hash_files([tmp_path / "none"])

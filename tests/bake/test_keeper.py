@@ -232,7 +232,9 @@ def test_a_terminated_keeper_ends_and_seals_its_run(tmp_path: Path) -> None:
         keeper_of(run).kill(signal.SIGHUP)
         keeper_of(run).kill(signal.SIGINT)
         keeper_of(run).kill(signal.SIGTERM)
-        assert wait_sealed(run).status is Status.STOPPED
+        found = wait_sealed(run)
+        assert (found.status, found.reason) == (Status.STOPPED, Reason.TERMINATED)
+        assert "signal to its keeper" in found.message
         assert left_over(run) == ()
 
 
@@ -343,6 +345,34 @@ def test_a_disk_that_fills_up_still_leaves_a_sealed_record(tmp_path: Path) -> No
     command = ["unshare", "-Urm", sys.executable, "-c", SMALL_DISK, str(tmp_path)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("failed disk-full True 0 failed at step")
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from lorakit.launch.accelerate import SHIM
+from lorakit.launch.processes import processes_with_cookie
+from lorakit.launch.supervisor import Launch, supervise
+folder = Path(sys.argv[1])
+calls = []
+def broken():
+    calls.append(1)
+    if (folder / "ready").exists():
+        raise RuntimeError("the supervisor itself fails")
+    return 0
+program = "import pathlib, time; pathlib.Path('ready').touch(); time.sleep(600)"
+argv = (sys.executable, "-c", f"import subprocess, sys; subprocess.call([sys.executable, '-c', {program!r}])")
+try:
+    supervise(Launch(argv, {"LORAKIT_RUN": "broken-" + str(folder)}, folder, "broken-" + str(folder)), stop_level=broken)
+except RuntimeError as error:
+    print(error, processes_with_cookie("broken-" + str(folder)))
+"""
+
+
+def test_a_supervisor_that_fails_leaves_no_training_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BROKEN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "the supervisor itself fails ()\n"
 
 
 @pytest.mark.usefixtures("launcher")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.archive.records import Status, state
-from lorakit.archive.run import Run
+from lorakit.archive.run import Run, read_record
 from lorakit.bake.prepare import prepare
 from lorakit.errors import (
     DatasetError,
@@ -161,6 +161,16 @@ def test_hostile_names_train_nothing_else(workspace: Workspace, name: str) -> No
     assert isinstance(command["argv"], list)
     assert as_a_shell_reads_it(run) == command["argv"]
     assert "/" not in str(command["output_name"])
+
+
+def test_file_names_that_are_no_text(workspace: Workspace) -> None:
+    pictures = workspace.datasets / "things" / "2_thing"
+    for suffix in (".png", ".txt"):
+        (pictures / f"0{suffix}").rename(pictures / f"caf\udce9{suffix}")
+    run = make(workspace)
+    record = read_record(run.dataset)
+    assert record is not None
+    assert any(image["path"].endswith("caf\udce9.png") for image in record["images"])
 
 
 def refused(workspace: Workspace, kind: type[LorakitError], *overrides: str) -> LorakitError:
