@@ -65,7 +65,7 @@ def problem_lines(problems: Iterable[Problem], *, label: str = "error", meaning:
 
 def _lorakit_error(error: LorakitError) -> list[Text]:
     # Some errors list their problems in the sentence as well, for those who only see that.
-    repeated = bool(error.problems) and all(problem.what in error.why for problem in error.problems)
+    repeated = bool(error.problems) and error.problems[0].what in error.why
     summary = Problem(error.what, "" if repeated else error.why, error.todo)
     if not error.problems:
         return _block(summary)

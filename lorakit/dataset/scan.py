@@ -98,7 +98,7 @@ class _Scanner:
             why="; ".join(problem.what for problem in self.problems[:20])
             + (f"; and {count - 20} more" if count > 20 else ""),
             todo="mend or remove them"
-            + (", or skip the unreadable images with --skip-unreadable" if unreadable else ""),
+            + (", or skip the unreadable images with --set dataset.skip_unreadable=true" if unreadable else ""),
             problems=tuple(replace(problem, code="") for problem in self.problems),
         )
 

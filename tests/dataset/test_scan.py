@@ -151,7 +151,7 @@ def test_everything_that_stops_the_trainer_is_named_at_once(tmp_path: Path) -> N
     assert len(error.problems) == 4
     for name in ("empty.txt", "latin.txt", "twin.png", "broken.png"):
         assert sum(name in problem.what for problem in error.problems) == 1, name
-    assert "--skip-unreadable" in error.todo
+    assert "dataset.skip_unreadable=true" in error.todo
 
 
 def test_skip_unreadable_names_them(tmp_path: Path) -> None:
