@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lorakit import protocol
 from lorakit.errors import LorakitError, RunFailed, Stopped
 from lorakit.trainers.builtin.monitor import Monitor
 from lorakit.trainers.builtin.options import parse
@@ -54,6 +55,8 @@ def _tell(error: LorakitError, monitor: Monitor) -> int:
     if error.todo:
         lines.append(f"  what to do: {error.todo}")
     print("\n".join(lines), file=sys.stderr, flush=True)
+    if not monitor.talks:  # the first process will only see that this one is gone
+        protocol.Writer.from_env().write("warn", message=f"process {os.environ.get('RANK')}: {error.what}")
     monitor.end("nan" if type(error).__name__ == "NotFiniteError" else "error", error.what)
     return error.exit_code
 

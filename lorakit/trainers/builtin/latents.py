@@ -110,7 +110,11 @@ class LatentStore:
         }
         if mirrored is not None:
             content["latents_flipped"] = arrays[True]
-        write_npz(latent_path(record), content)
+        path = latent_path(record)
+        before = read_npz(path)
+        if before is not None and str(before.get(_KEY)) == key:  # another dataset may want the mirror image
+            content = before | content
+        write_npz(path, content)
 
     def get(self, job: CacheJob, *, flipped: bool) -> Tensor:
         """One image's latents (4, h/8, w/8); DatasetError when its file vanished or changed."""

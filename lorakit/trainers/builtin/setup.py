@@ -46,7 +46,7 @@ from lorakit.trainers.builtin.stopping import Stopper
 from lorakit.trainers.builtin.text_cache import TextStore
 from lorakit.trainers.builtin.tokenizers import Tokenizers, load_tokenizers
 
-__all__ = ["prepare"]
+__all__ = ["checkpoint_gradients", "make_accelerator", "prepare"]
 
 _DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -223,7 +223,7 @@ class _Builder:
             for parameter in network.parameters_of(part):
                 parameter.requires_grad_(rates[part] > 0)
         if precision.gradient_checkpointing:
-            _checkpoint_gradients(base, text=bool(network.parts.get("te1")))
+            checkpoint_gradients(base, text=bool(network.parts.get("te1")))
         return network
 
     def forward(self, base: BaseModel, network: LoraNetwork, text: TextStore | None) -> Forward:
@@ -393,7 +393,7 @@ def _named_parameters(network: LoraNetwork) -> dict[str, dict[str, Parameter]]:
     }
 
 
-def _checkpoint_gradients(base: BaseModel, *, text: bool) -> None:
+def checkpoint_gradients(base: BaseModel, *, text: bool) -> None:
     """Recompute activations in the backward pass instead of keeping them (less memory, a third slower)."""
     base.unet.enable_gradient_checkpointing()
     if text:

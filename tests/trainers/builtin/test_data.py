@@ -290,6 +290,12 @@ class TestLatents:
         with pytest.raises(DatasetError, match="two different latents"):
             store.refuse_conflicts([*small, *large])
 
+    def test_a_plain_user_of_a_file_leaves_the_mirror_image_in_it(self, data: ScannedData, vae: FakeVae) -> None:
+        store = LatentStore(to_disk=True, vae_identity="v")
+        plain, both = jobs_of(data)[0], jobs_of(data, flip=True)[0]
+        fill(store, [both, plain], vae, 1, chunk=1, advance=lambda _done: None)
+        assert store.get(both, flipped=True).any()
+
     def test_bucket_mates_are_encoded_together(self, data: ScannedData, vae: FakeVae) -> None:
         filled(LatentStore(to_disk=False, vae_identity="v"), jobs_of(data), vae, chunk=2)
         assert sorted(shape[0] for shape in vae.seen) == [1, 1, 1, 2]

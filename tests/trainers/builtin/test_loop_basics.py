@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from lorakit.trainers.builtin import setup
+from lorakit.trainers.builtin.checkpoint import BaseModel
+from lorakit.trainers.builtin.lora import LoraNetwork
+from lorakit.trainers.builtin.text import encode_ids
 from tests.trainers.builtin.runs import train, write_images
 
 
@@ -83,6 +88,31 @@ def test_checkpointing_changes_memory_not_numbers(tiny_base: Path, data: Path, t
     plain = train(tiny_base, data, tmp_path / "a", {})
     spared = train(tiny_base, data, tmp_path / "b", {"gradient_checkpointing": True})
     assert plain.losses == pytest.approx(spared.losses, rel=1e-6)
+
+
+def test_checkpointing_runs_the_blocks_twice(loaded: BaseModel) -> None:
+    calls = {"unet": 0, "te1": 0}
+
+    def count(name: str) -> Any:
+        def hook(*_: object) -> None:
+            calls[name] += 1
+
+        return hook
+
+    network = LoraNetwork.create(loaded, dim=2, alpha=2)
+    setup.checkpoint_gradients(loaded, text=True)
+    loaded.unet.down_blocks[0].resnets[0].register_forward_pre_hook(count("unet"))
+    text_model: Any = getattr(loaded.te1, "text_model", loaded.te1)
+    text_model.encoder.layers[0].mlp.register_forward_pre_hook(count("te1"))
+    text = encode_ids(loaded, torch.full((1, 1, 77), 49407), torch.full((1, 1, 77), 49407))
+    loaded.unet(
+        torch.zeros(1, 4, 8, 8),
+        5,
+        encoder_hidden_states=text.hidden,
+        added_cond_kwargs={"text_embeds": text.pooled, "time_ids": torch.zeros(1, 6)},
+    ).sample.sum().backward()
+    assert calls == {"unet": 2, "te1": 2}
+    assert network.parameters_of("te1")[0].grad is not None
 
 
 def test_a_part_at_rate_zero_stays(tiny_base: Path, data: Path, tmp_path: Path) -> None:
