@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lorakit._version import __version__
-from lorakit.cli import baking, comparing, init, presets, runs, sweeping
+from lorakit.cli import baking, comparing, doctor, init, presets, runs, sweeping, trainer
 from lorakit.cli.options import EVERYWHERE
 
 __all__ = ["app", "command"]
@@ -73,8 +73,14 @@ for function in (
     runs.verify,
     sweeping.sweep,
     comparing.compare,
+    doctor.doctor,
 ):
     app.command(cls=_Command, epilog=EVERYWHERE)(function)
+
+family = typer.Typer(name="trainer", cls=_Group, help=trainer.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
+for function in (trainer.install, trainer.status, trainer.catalogue):
+    family.command(cls=_Command, epilog=EVERYWHERE)(function)
+app.add_typer(family)
 
 
 def command() -> Any:

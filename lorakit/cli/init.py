@@ -33,6 +33,8 @@ PAGES: Final = {
 }
 #: What ships with the package, by its path in a workspace.
 SHIPPED: Final = ("presets", "datasets/demo")
+#: Single files that ship, where the installation has them.
+SHIPPED_FILES: Final = ("vendor/sd-scripts.toml",)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ def _content() -> Iterator[tuple[str, bytes]]:
             parts = path.relative_to(source).parts
             if path.is_file() and not any(part.startswith((".", "__")) for part in parts):
                 yield "/".join(parts), path.read_bytes()
+    for name in SHIPPED_FILES:
+        if (source / name).is_file():
+            yield name, (source / name).read_bytes()
 
 
 def _source() -> Path:

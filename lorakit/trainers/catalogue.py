@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,7 +58,11 @@ class Catalogue:
     @functools.cache
     def load(cls, path: Path = _FLAGS) -> Catalogue:
         """Read a catalogue file; the one that ships describes sd-scripts v0.10.1."""
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        return cls.of_rows(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Catalogue:
+        """The catalogue of the rows that such a file holds."""
         return cls({row["flag"]: _flag(row) for row in rows})
 
     def __iter__(self) -> Iterator[Flag]:
@@ -82,7 +86,7 @@ class Catalogue:
             parser.add_argument(
                 flag.flag,
                 dest=flag.dest,
-                type=types[flag.type],
+                type=types.get(flag.type, str),
                 default=default,
                 choices=flag.choices,
                 nargs=flag.nargs,

@@ -14,6 +14,7 @@ from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.extra import check_extra, typed_key
 from lorakit.trainers.file_rules import check_files
 from lorakit.trainers.render import RenderPaths, render
+from lorakit.trainers.sd_scripts.installed import check_installed
 
 if TYPE_CHECKING:
     from lorakit.workspace import Workspace
@@ -33,6 +34,8 @@ def preflight(preset: Preset, workspace: Workspace | None, kind: TrainerKind) ->
     found = [*check(preset, kind), *check_extra(preset, kind)]
     if workspace is not None:
         found += check_files(preset, workspace)
+    if kind == "sd-scripts" and workspace is not None and not any(finding.code in _UNSPEAKABLE for finding in found):
+        found += check_installed(preset, workspace)
     if kind == "builtin" and not any(finding.code in _UNSPEAKABLE for finding in found):
         found += check_builtin(preset)
     return ordered(found)

@@ -17,6 +17,7 @@ from lorakit.preset.models import Preset, field_flag
 from lorakit.preset.rules import TrainerKind
 from lorakit.preset.units import Warmup, format_number, format_rate
 from lorakit.trainers.catalogue import int_or_float
+from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.workspace import Workspace
 
 __all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment", "shell_line", "warmup_text"]
@@ -43,13 +44,18 @@ class RenderPaths:
 
     @classmethod
     def of(cls, workspace: Workspace, preset: Preset, run_folder: Path, run_id: str | None = None) -> RenderPaths:
-        """The paths of a run in ``run_folder``: weights/, attempts/01/events/. Reads symbolic links, nothing else."""
+        """The paths of a run in ``run_folder``: weights/, attempts/01/events/; the tokenizer cache where one is filled.
+
+        Looks at which files are there and at symbolic links, reads nothing else.
+        """
+        cache = tokenizers.cache_of(workspace)
         asked = (workspace.resolve(text) for text in (preset.base.model, preset.base.vae) if text)
         return cls(
             root=workspace.root,
             output_dir=run_folder / "weights",
             logging_dir=run_folder / "attempts" / "01" / "events",
             run_id=run_id,
+            tokenizer_cache=cache if tokenizers.is_complete(cache) else None,
             links={path: target for path in asked if (target := _readable(path)) != path},
         )
 
@@ -160,7 +166,9 @@ def _dataset_config(context: _Context, value: str | None) -> Iterable[Option]:
 
 
 def _tokenizer_cache(context: _Context, value: str | None) -> Iterable[Option]:
-    folder = context.paths.resolve(value) if value else context.paths.tokenizer_cache
+    # The built-in trainer carries its vocabulary; sd-scripts would ask the hub for it.
+    ours = context.paths.tokenizer_cache if context.kind == "sd-scripts" else None
+    folder = context.paths.resolve(value) if value else ours
     return [("--tokenizer_cache_dir", str(folder))] if folder else []
 
 

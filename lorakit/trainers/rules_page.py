@@ -9,11 +9,12 @@ from typing import Any, Final
 from lorakit.preset import rules
 from lorakit.preset.rules import Rule, Table
 from lorakit.trainers import extra, file_rules, preflight
+from lorakit.trainers.sd_scripts import installed
 
 __all__ = ["ALL_TABLES", "page"]
 
 #: Every table with rules in it, in the order of the page.
-ALL_TABLES: Final[tuple[Table[Any], ...]] = (*rules.TABLES, extra.TABLE, file_rules.TABLE, preflight.TABLE)
+ALL_TABLES: Final[tuple[Table[Any], ...]] = (*rules.TABLES, extra.TABLE, file_rules.TABLE, preflight.TABLE, installed.TABLE)
 
 _HEAD: Final = """\
 # Rules
