@@ -148,10 +148,10 @@ def _detached(resolved: ResolvedPreset, workspace: Workspace, out: Console, *, a
 def _print_warnings(resolved: ResolvedPreset, workspace: Workspace, out: Console) -> None:
     from lorakit.cli import screen
     from lorakit.cli.plan_screen import finding_lines
-    from lorakit.cli.presets import trainer_of
+    from lorakit.cli.presets import baker_of
     from lorakit.trainers.preflight import preflight
 
-    kind, _ = trainer_of(resolved, workspace)
+    kind = baker_of(resolved, workspace).kind
     screen.put(out, finding_lines(one for one in preflight(resolved.preset, workspace, kind) if one.level == "warning"))
 
 

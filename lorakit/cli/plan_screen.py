@@ -13,6 +13,7 @@ from lorakit.preset.units import format_number, format_rate
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from lorakit.cli.presets import Baker
     from lorakit.plan import Bucket, Checkpoint, Plan
     from lorakit.preset.files import ResolvedPreset
     from lorakit.preset.models import Preset
@@ -29,11 +30,13 @@ _BUCKETS_SHOWN: Final = 8
 
 
 def plan_page(
-    preset: Preset, plan: Plan, *, trainer: str, findings: Sequence[Finding], asked: str, width: int | None
+    preset: Preset, plan: Plan, *, baker: Baker, findings: Sequence[Finding], asked: str, width: int | None
 ) -> list[Text]:
-    """The whole page. ``trainer`` is who would train, ``asked`` the preset as it was named, ``width`` that of the window."""
+    """The whole page. ``asked`` is the preset as it was named, ``width`` that of the window."""
+    from lorakit.cli.presets import missing_lines
+
     room = (width or _WIDTH) - _LABEL
-    lines = [_title(preset, trainer), screen.text("")]
+    lines = [_title(preset, baker.told), screen.text("")]
     lines += _row("images", _images(plan))
     lines += _row("repeats", *_repeats(plan))
     lines += _row("buckets", *_buckets(plan, room))
@@ -47,7 +50,7 @@ def plan_page(
     lines += _row("writes", *_writes(plan, room))
     lines.append(screen.text(""))
     warnings = [screen.text(("warn  ", "look"), warning) for warning in plan.warnings]
-    blocks = finding_lines(findings)
+    blocks = [*missing_lines(baker), *finding_lines(findings)]
     if warnings or blocks:
         lines += [*warnings, *blocks, screen.text("")]
     stops = any(finding.level == "error" for finding in findings)

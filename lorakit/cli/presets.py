@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +17,14 @@ from lorakit.errors import LorakitError, Problem, RuleError, TrainerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.text import Text
+
     from lorakit.preset.files import ResolvedPreset
     from lorakit.preset.rules import Finding
+    from lorakit.preset.rules import TrainerKind as TrainerKindName
     from lorakit.workspace import Workspace
 
-__all__ = ["check", "load", "plan", "render", "trainer_of"]
+__all__ = ["Baker", "baker_of", "check", "load", "missing_lines", "plan", "render", "trainer_name"]
 
 #: A scan shorter than this shows no bar.
 _PATIENCE_SECONDS = 1.0
@@ -36,26 +40,26 @@ def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, 
 
     place = workspace()
     resolved = load(preset, sets, place, trainer)
-    kind, told = trainer_of(resolved, place)
-    findings = preflight(resolved.preset, place, kind)
+    baker = baker_of(resolved, place)
+    findings = preflight(resolved.preset, place, baker.kind)
     stops = any(finding.level == "error" for finding in findings)
     if as_json:
         rows = [finding_json(finding) for finding in findings]
-        screen.print_json({"preset": resolved.preset.name, "trainer": kind, "findings": rows})
+        screen.print_json({"preset": resolved.preset.name, "trainer": baker.kind, "findings": rows})
         if stops:
             raise typer.Exit(RuleError.exit_code)
         return
     out = screen.console()
     warnings = [finding for finding in findings if finding.level != "error"]
-    lines = finding_lines(warnings)
+    lines = finding_lines(warnings) + missing_lines(baker)
     try:
         check_files(resolved.preset, place)
     except LorakitError as error:  # rules look at no file: on this machine it may be missing for a reason
         lines += problem_lines([Problem(error.what, error.why, error.todo)], label="warn", meaning="look")
     screen.put(out, lines)
-    check_rules(resolved, kind, allow_warnings=True, workspace=place)
+    check_rules(resolved, baker.kind, allow_warnings=True, workspace=place)
     well = "can be baked; look at the above" if lines else "keeps all rules"
-    out.print(screen.text(("✓ ", "done"), (resolved.preset.name, "strong"), f"  {well} · {told}"))
+    out.print(screen.text(("✓ ", "done"), (resolved.preset.name, "strong"), f"  {well} · {baker.told}"))
 
 
 def plan(
@@ -77,17 +81,19 @@ def plan(
     from lorakit.plan import plan as plan_of
     from lorakit.trainers.preflight import preflight
 
-    kind, told = trainer_of(resolved, place)
+    baker = baker_of(resolved, place)
     with scan_bar() as progress:
         planned = plan_of(resolved.preset, place, progress=progress)
-    findings = preflight(resolved.preset, place, kind)
+    findings = preflight(resolved.preset, place, baker.kind)
     if as_json:
-        screen.print_json({**planned.to_json(), "trainer": kind, "findings": [finding_json(one) for one in findings]})
+        screen.print_json(
+            {**planned.to_json(), "trainer": baker.kind, "findings": [finding_json(one) for one in findings]}
+        )
         return
     from lorakit.cli.plan_screen import plan_page
 
     out = screen.console()
-    page = plan_page(resolved.preset, planned, trainer=told, findings=findings, asked=preset, width=screen.fitting(out))
+    page = plan_page(resolved.preset, planned, baker=baker, findings=findings, asked=preset, width=screen.fitting(out))
     screen.put(out, page)
 
 
@@ -136,22 +142,38 @@ def load(preset: str, sets: Sequence[str] | None, workspace: Workspace, trainer:
     return load_preset(find_preset(preset, workspace.presets), overrides)
 
 
-def trainer_of(resolved: ResolvedPreset, workspace: Workspace) -> tuple[Any, str]:
-    """Who would train, as the rules know it and in words; plans and checks need nobody to be installed."""
+@dataclass(frozen=True)
+class Baker:
+    """Who would train: ``kind`` as the rules know it, ``told`` in words, ``missing`` what keeps it from training here."""
+
+    kind: TrainerKindName
+    told: str
+    missing: Problem | None = None
+
+
+def baker_of(resolved: ResolvedPreset, workspace: Workspace) -> Baker:
+    """Who would train; plans and checks need nobody to be installed."""
     from lorakit.trainers.choose import choose
 
     try:
         kind = choose(resolved.preset, workspace).kind
-    except TrainerError:
-        asked = resolved.preset.trainer.kind
-        kind = "sd-scripts" if asked == "sd-scripts" else "builtin"
-        return kind, f"{trainer_name(kind)}, not installed"
-    return kind, trainer_name(kind)
+    except TrainerError as error:
+        kind = "sd-scripts" if resolved.preset.trainer.kind == "sd-scripts" else "builtin"
+        missing = Problem(error.what, error.why, error.todo)
+        return Baker(kind, f"{trainer_name(kind)}, not installed", missing)
+    return Baker(kind, trainer_name(kind))
 
 
 def trainer_name(kind: str) -> str:
     """A trainer in words."""
     return "built-in trainer" if kind == "builtin" else f"trainer {kind}"
+
+
+def missing_lines(baker: Baker) -> list[Text]:
+    """What keeps the trainer from training here, as a warning."""
+    from lorakit.cli.trouble import problem_lines
+
+    return problem_lines([baker.missing] if baker.missing else [], label="warn", meaning="look")
 
 
 def finding_json(finding: Finding) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.cli import plan_screen, screen
-from lorakit.cli.presets import load, trainer_of
+from lorakit.cli.presets import baker_of, load
 from lorakit.plan import plan as plan_of
 from lorakit.preset.rules import check as findings_of
 from lorakit.trainers.catalogue import Catalogue
@@ -24,12 +24,12 @@ BROKEN = "--set=memory.cache_text_encoder_outputs=true"
 
 def page(workspace: Workspace, *sets: str, width: int | None = 100) -> str:
     resolved = load("quickstart", sets, workspace)
-    kind, told = trainer_of(resolved, workspace)
+    baker = baker_of(resolved, workspace)
     lines = plan_screen.plan_page(
         resolved.preset,
         plan_of(resolved.preset, workspace),
-        trainer=told,
-        findings=findings_of(resolved.preset, kind),
+        baker=baker,
+        findings=findings_of(resolved.preset, baker.kind),
         asked="quickstart",
         width=width,
     )
@@ -120,6 +120,15 @@ def test_a_preset_by_path_or_name(workspace: Workspace, cli: Cli, monkeypatch: p
 def test_the_trainer_may_be_named(workspace: Workspace, cli: Cli) -> None:
     assert "trainer sd-scripts, not installed" in cli("plan", "quickstart", "--trainer", "sd-scripts").out
     assert cli("plan", "quickstart", "--trainer", "magic", code=4).out == ""
+
+
+def test_plans_and_checks_need_no_trainer(workspace: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorakit.trainers.choose._BUILTIN_NEEDS", ("torch_that_is_not_there",))
+    out = cli("plan", "quickstart").out
+    assert "built-in trainer, not installed" in out
+    assert "pip install 'lorakit[builtin]'" in out
+    assert "can be baked; look at the above" in cli("check", "quickstart").out
+    assert cli("render", "quickstart", code=8).err.endswith("pip install 'lorakit[builtin]'\n")
 
 
 def test_every_problem_of_a_preset_is_told_with_its_line(workspace: Workspace, cli: Cli) -> None:
