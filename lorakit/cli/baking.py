@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,15 +101,23 @@ def bake_in_view(
 ) -> Run:
     """Bake and show how it goes until it has ended; returns the run, whatever became of it."""
     from lorakit.bake.bake import bake as bake_of
+    from lorakit.cli.presets import PATIENCE_SECONDS
     from lorakit.cli.view import View
 
+    began = time.monotonic()
     with View(out, resolved.preset.name) as view:
+
+        def on_prepare(name: str, done: int, total: int) -> None:
+            if time.monotonic() - began > PATIENCE_SECONDS and total:
+                # Counted in percent: the hashing of a model is told in bytes.
+                view.update([{"type": "phase", "name": name, "done": 100 * done // total, "total": 100}])
 
         def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
             view.title(_title(run))
             _show(view, records)
 
-        return bake_of(resolved, workspace, on_update=on_update, lineage=lineage, argv=["lorakit", *sys.argv[1:]])
+        argv = ["lorakit", *sys.argv[1:]]
+        return bake_of(resolved, workspace, on_update=on_update, on_prepare=on_prepare, lineage=lineage, argv=argv)
 
 
 def _show(view: View, records: Sequence[dict[str, Any]]) -> None:

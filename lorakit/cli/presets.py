@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from lorakit.preset.rules import TrainerKind as TrainerKindName
     from lorakit.workspace import Workspace
 
-__all__ = ["Baker", "baker_of", "check", "load", "missing_lines", "plan", "render", "trainer_name"]
+__all__ = ["PATIENCE_SECONDS", "Baker", "baker_of", "check", "load", "missing_lines", "plan", "render", "trainer_name"]
 
-#: A scan shorter than this shows no bar.
-_PATIENCE_SECONDS = 1.0
+#: What is done sooner than this shows no progress.
+PATIENCE_SECONDS = 1.0
 
 
 def check(preset: PresetName, *, sets: Set = None, trainer: TrainerKind = None, as_json: Json = False) -> None:
@@ -196,7 +196,7 @@ def scan_bar() -> Iterator[Callable[[int, int], None] | None]:
     with Live(console=out, transient=True, auto_refresh=False) as live:
 
         def show(done: int, total: int) -> None:
-            if time.monotonic() - began > _PATIENCE_SECONDS and total:
+            if time.monotonic() - began > PATIENCE_SECONDS and total:
                 live.update(
                     screen.text(f"reading the dataset  {done}/{total}  ", screen.progress_bar(done / total, 30)),
                     refresh=True,

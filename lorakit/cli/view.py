@@ -35,6 +35,7 @@ _PARTS: Final = {"unet": "UNet", "te1": "TE1", "te2": "TE2"}
 _PHASES: Final = {
     "prepare": "preparing",
     "scan": "reading the dataset",
+    "hash": "fingerprinting images and models",
     "import": "starting the trainer",
     "load": "loading the models",
     "cache_latents": "caching latents",

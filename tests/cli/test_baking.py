@@ -37,6 +37,8 @@ class Oven:
         **more: Any,
     ) -> Run:
         self.asked.append((resolved, more))
+        if "on_prepare" in more:
+            more["on_prepare"]("hash", 3_500_000_000, 7_000_000_000)
         ended = self.ends.pop(0) if self.ends else {}
         if isinstance(ended, BaseException):
             raise ended
@@ -80,6 +82,14 @@ def test_bake(workspace: Workspace, oven: Oven, cli: Cli) -> None:
     assert "stopping after this step" in out
     assert "✓ quickstart_" in out
     assert out.splitlines()[-1].lstrip().startswith("next")
+
+
+def test_long_preparations_are_shown(
+    workspace: Workspace, oven: Oven, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "fingerprinting" not in cli("bake", "quickstart").out
+    monkeypatch.setattr("lorakit.cli.presets.PATIENCE_SECONDS", -1.0)
+    assert "fingerprinting images and models  50/100\n" in cli("bake", "quickstart").out
 
 
 @pytest.mark.parametrize(("ended", "code", "mark"), [(OUT_OF_MEMORY, 10, "✗"), (STOPPED, 130, "■")])

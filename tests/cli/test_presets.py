@@ -184,7 +184,7 @@ def test_a_long_scan_shows_a_bar_only_to_people(monkeypatch: pytest.MonkeyPatch)
     with scan_bar() as progress:
         assert progress is None
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr("lorakit.cli.presets._PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr("lorakit.cli.presets.PATIENCE_SECONDS", -1.0)
     with scan_bar() as progress:
         assert progress is not None
         progress(1, 2)
