@@ -105,6 +105,7 @@ def bake_in_view(
     from lorakit.cli.view import View
 
     began = time.monotonic()
+    born: list[Run] = []
     with View(out, resolved.preset.name) as view:
 
         def on_prepare(name: str, done: int, total: int) -> None:
@@ -113,7 +114,9 @@ def bake_in_view(
                 view.update([{"type": "phase", "name": name, "done": 100 * done // total, "total": 100}])
 
         def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
-            view.title(_title(run))
+            if not born:
+                view.title(_title(run))
+                born.append(run)
             _show(view, records)
 
         argv = ["lorakit", *sys.argv[1:]]
