@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import random
 from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +30,13 @@ from lorakit.trainers.builtin.keeper import Keeper
 from lorakit.trainers.builtin.latents import LatentStore, file_identity
 from lorakit.trainers.builtin.loop import Loop, Samples, Training
 from lorakit.trainers.builtin.lora import LoraNetwork
-from lorakit.trainers.builtin.loss_average import LossAverage
 from lorakit.trainers.builtin.lr_schedule import build_scheduler
 from lorakit.trainers.builtin.monitor import Monitor
 from lorakit.trainers.builtin.objective import NoiseSchedule, Objective
 from lorakit.trainers.builtin.optim import PARTS, build_optimizer, part_rates, plan_groups
 from lorakit.trainers.builtin.options import PrecisionOptions, TrainOptions
-from lorakit.trainers.builtin.parallel import mean_over_processes, same_weights
+from lorakit.trainers.builtin.parallel import same_weights
+from lorakit.trainers.builtin.resume import agree_on_seed, check_position, loop_at
 from lorakit.trainers.builtin.rng import derive
 from lorakit.trainers.builtin.scaling import LossScale
 from lorakit.trainers.builtin.state import Position
@@ -69,8 +67,8 @@ def prepare(options: TrainOptions, data: ScannedData, monitor: Monitor, stopper:
         processes=accelerator.num_processes,
     )
     if position is not None:
-        _check_position(position, counts, options, monitor)
-    seed = _seed(options.length.seed, position, accelerator)
+        check_position(position, counts, options, monitor)
+    seed = agree_on_seed(options.length.seed, position, accelerator)
     builder = _Builder(options, data, monitor, stopper, accelerator, counts, seed)
     return builder.build(resume, position)
 
@@ -152,7 +150,7 @@ class _Builder:
             first_step=0 if position is None else position.current_step,
             modules={part: len(modules) for part, modules in network.parts.items()},
         )
-        return _loop_at(training, position)
+        return loop_at(training, position)
 
     def load_base(self) -> BaseModel:
         """The base model on the device, in the working format."""
@@ -323,48 +321,6 @@ def make_accelerator(precision: PrecisionOptions) -> Accelerator:
             todo='use "bf16" or "no"',
         ) from error
     return accelerator
-
-
-def _loop_at(training: Training, position: Position | None) -> Loop:
-    if position is None:
-        return Loop(training)
-    training.average = LossAverage(position.losses)
-    training.scale = dataclasses.replace(training.scale, factor=position.loss_scale, good_updates=position.good_updates)
-    return Loop(training, step=position.current_step, epoch=position.current_epoch, batches_done=position.batches_done)
-
-
-def _check_position(position: Position, counts: StepCounts, options: TrainOptions, monitor: Monitor) -> None:
-    """Refuse a state that does not fit this training; warn where its numbers will differ."""
-    if position.current_step >= counts.total_steps:
-        raise TrainerError(
-            f"the state is at step {position.current_step}, this training ends at {counts.total_steps}",
-            todo="raise max_train_steps or max_train_epochs, or resume from an earlier state",
-        )
-    ours = (counts.batches_per_epoch, counts.processes, counts.gradient_accumulation_steps)
-    theirs = (position.batches_per_epoch, position.processes, position.gradient_accumulation_steps)
-    if ours != theirs and position.batches_done:
-        raise TrainerError(
-            "the state was saved within an epoch of another shape",
-            why=f"batches, processes, gradient accumulation were {theirs}, now {ours}",
-            todo="resume with the same dataset and launch settings, or from a state saved at an epoch's end",
-        )
-    if ours != theirs:
-        monitor.warn(f"resuming with other batches, processes, gradient accumulation: {theirs} then, {ours} now")
-    if options.length.seed not in (None, position.seed):
-        monitor.warn(f"resuming with seed {options.length.seed}; the state was made with {position.seed}")
-    if counts.total_steps != position.total_steps:
-        monitor.warn(f"resuming towards {counts.total_steps} steps; the state was made towards {position.total_steps}")
-
-
-def _seed(asked: int | None, position: Position | None, accelerator: Accelerator) -> int:
-    """The seed: the one asked for, else the state's, else one that the first process draws for all."""
-    if asked is not None:
-        return asked
-    if position is not None:
-        return position.seed
-    drawn = float(random.SystemRandom().randrange(2**32)) if accelerator.is_main_process else 0.0
-    processes: int = accelerator.num_processes
-    return round(mean_over_processes(accelerator, [drawn])[0] * processes)
 
 
 def _require_folder(folder: Path) -> None:

@@ -61,7 +61,13 @@ def test_five_and_five_are_ten(tiny_base: Path, whole: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "accumulation"), [("AdamW8bit", 1), ("Prodigy", 2), ("AdaFactor", 1), ("Lion", 2)]
+    ("optimizer", "accumulation"),
+    [
+        ("AdamW8bit", 1),
+        ("Prodigy", 2),
+        pytest.param("AdaFactor", 1, marks=pytest.mark.slow),
+        pytest.param("Lion", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_other_optimizers_resume_as_exactly(
     tiny_base: Path, whole: Run, tmp_path: Path, optimizer: str, accumulation: int
