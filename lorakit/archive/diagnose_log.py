@@ -63,7 +63,7 @@ class Evidence:
     ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started;
     ``unreported`` the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile;
     ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for, ``keeper_signalled`` whether by a signal
-    to the keeper rather than by the user's word; ``nan_since`` the step from which on
+    to the keeper rather than by the user's word, ``after_checkpoint`` whether its next checkpoint was waited for; ``nan_since`` the step from which on
     every loss was NaN or infinite; ``result`` is "whole", "torn" or "missing": the final LoRA file.
     """
 
@@ -76,6 +76,7 @@ class Evidence:
     launcher: int = 0
     stop_level: int = 0
     keeper_signalled: bool = False
+    after_checkpoint: bool = False
     end_reason: str | None = None
     end_message: str = ""
     nan_since: int | None = None
@@ -136,6 +137,8 @@ def _stopped(evidence: Evidence) -> Verdict:
     if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
         return Verdict(Status.FAILED, found.reason, found.message)
+    if evidence.after_checkpoint and evidence.stop_level == 2:
+        message = f"stopped by the user at {_steps(evidence)}, right after a checkpoint"
     if evidence.keeper_signalled:
         message = f"ended by a signal to its keeper at {_steps(evidence)}, as when a machine goes down; {kept}"
         return Verdict(Status.STOPPED, Reason.TERMINATED, message)
@@ -253,7 +256,9 @@ _CAUSES: Final = (
     ),
     (
         re.compile(
-            r"Error while finding module specification for .*?\((?:\w+: )?(?P<what>.+)\)|: (?P<name>No module named .+)"
+            r"Error while finding module specification for .*?\((?:\w+: )?(?P<what>.+)\)"
+            # Not the warnings of a package that does without another one.
+            r"|^(?:\w*Error|.*python[\w.]*): (?P<name>No module named .+)"
         ),
         Reason.MISSING_MODULE,
         lambda found: f"the trainer's Python lacks something: {found.group('what') or found.group('name')}",

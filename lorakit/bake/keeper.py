@@ -89,7 +89,7 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
         fault = error
     wishes.relay(lambda relay: relay.finish())
     settle(run)
-    met = _Circumstances(wishes.level(), wishes.signalled, _oom_kills() - kills)
+    met = _Circumstances(wishes.level(), wishes.signalled, wishes.after_checkpoint, _oom_kills() - kills)
     record = _end(run, attempt, command, outcome=outcome, fault=fault, met=met)
     reason = _END_REASONS.get(record["status"], "error")
     wishes.relay(lambda relay: relay.end(reason, record["steps"], record["message"]))
@@ -100,10 +100,11 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Circumstances:
-    """What else happened: the stop that was asked for, whether by a signal to the keeper, and kills for want of memory."""
+    """What else happened: the stop that was asked for, whether by a signal, after a checkpoint; kills for want of memory."""
 
     stop_level: int
     signalled: bool
+    after_checkpoint: bool
     oom_kills: int
 
 
@@ -114,6 +115,7 @@ class _Wishes:
         self._attempt = attempt
         self._relay = relay
         self.signalled = False
+        self.after_checkpoint = False
         self._level = StopLevel.NONE
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -136,6 +138,7 @@ class _Wishes:
         relay.poll(stop_asked=self._level == StopLevel.GRACEFUL)
         if self._level == StopLevel.GRACEFUL and relay.saved_after_stop:
             self._level = StopLevel.TERMINATE  # it cannot stop by itself, but has just saved what it has
+            self.after_checkpoint = True
 
     def relay(self, work: Callable[[Relay], None]) -> None:
         """Let the relay work, where there is one. When it cannot write any more the training goes on untold."""
@@ -256,6 +259,7 @@ def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result
         unreported=outcome.unreported,
         oom_kills=met.oom_kills,
         keeper_signalled=met.signalled,
+        after_checkpoint=met.after_checkpoint,
         launcher=outcome.launcher,
         stop_level=outcome.stop_level,
         end_reason=progress.end_reason,

@@ -209,7 +209,8 @@ def test_a_trainer_that_cannot_stop_ends_after_its_next_checkpoint(
         follow(run, lambda _, records: seen.extend(records))
         found = wait_sealed(run)
         assert found.status is Status.STOPPED
-        assert "what was saved before is kept" in found.message
+        assert "stopped by the user" in found.message
+        assert "right after a checkpoint" in found.message
         assert found.checkpoints > saved
         assert found.steps < 4000
         assert any(
