@@ -255,12 +255,12 @@ def speed(steps_per_second: float) -> str:
 
 
 def loss(value: float | None) -> str:
-    """A loss: three significant digits, four below 0.1; a dash when there is none."""
+    """A loss to three digits or so: ``0.0759``, ``0.104``, ``1.10``; a dash when there is none."""
     if value is None:
         return "–"
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+    if not math.isfinite(value) or abs(value) >= 1000:
+        return f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def print_json(value: Any) -> None:

@@ -53,7 +53,15 @@ def test_duration(seconds: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0.1039, "0.104"), (0.01234, "0.0123"), (0.0123456, "0.0123"), (1.0922, "1.09"), (math.nan, "nan")],
+    [
+        (None, "–"),
+        (0.1039, "0.104"),
+        (0.01234, "0.0123"),
+        (0.0123456, "0.0123"),
+        (1.0962, "1.10"),
+        (12345.6, "1.23e+04"),
+        (math.nan, "nan"),
+    ],
 )
 def test_loss(value: float | None, text: str) -> None:
     assert screen.loss(value) == text
