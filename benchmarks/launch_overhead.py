@@ -171,6 +171,7 @@ class Timed:
         self.seconds = 0.0
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call it and look at the clock."""
         began = time.perf_counter()
         try:
             return self.function(*arguments, **options)
