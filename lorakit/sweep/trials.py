@@ -1,8 +1,8 @@
 """The trials of a sweep: what each one is, whether it was baked before, which seed they share.
 
-A trial is the same as an earlier one when all of this is: every value of its preset but name and description (and the
-seed, if lorakit drew it), with alpha as a number; the contents of pictures, captions and their repeats; the contents of
-base model, VAE, starting weights, dataset TOML and sample prompts, wherever they lie; and the trainer.
+A trial is the same as an earlier one when all of this is: the command line that its preset comes to, but for names and the
+places of files (and for the seed, if lorakit drew it); pictures, captions and their repeats; base model, VAE, starting
+weights, dataset TOML and sample prompts, by what is in them; the number of processes; and the trainer.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from lorakit.sweep.axes import Axis, grid, trial_name
 
 if TYPE_CHECKING:
     from lorakit.archive.hashing import FileHash
+    from lorakit.dataset.scan import ImageRecord
     from lorakit.plan import Plan
     from lorakit.preset.files import ResolvedPreset
     from lorakit.preset.models import Preset
+    from lorakit.preset.rules import TrainerKind
     from lorakit.workspace import Workspace
 
 __all__ = ["Sweep", "Trial", "default_preset", "identity", "prepare"]
 
-#: Keys that name files: what counts is what is in them.
-_BY_CONTENT = ("base.model", "base.vae", "network.weights", "dataset.config", "sample.prompts")
-#: Keys that do not make a trial another one; the dataset's folders are known by the files found in them.
-_LEFT_OUT = ("name", "description", "dataset.path", "dataset.reg_path")
 #: Runs that keep a trial from being baked again.
 _COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED})
 
@@ -44,7 +42,7 @@ class Trial:
     point: tuple[tuple[str, str], ...]
     resolved: ResolvedPreset
     plan: Plan
-    trainer: str
+    trainer: TrainerKind
     identity: str
     done: Run | None = None
 
@@ -147,50 +145,64 @@ def _of_trial(error: LorakitError, trial: str) -> LorakitError:
     )
 
 
-def identity(preset: Preset, plan: Plan, trainer: str, workspace: Workspace) -> str:
-    """The sha256 of everything that makes a trial what it is; a preset without a seed is any seed's."""
+def identity(preset: Preset, plan: Plan, trainer: TrainerKind, workspace: Workspace) -> str:
+    """The sha256 of everything that makes a trial what it is; a preset without a seed is any seed's.
+
+    Values count as the command line says them: a preset may say them in other words, or not at all. Raises DiskError for
+    a file that cannot be read.
+    """
     from lorakit.archive.hashing import HashCache, hash_files
     from lorakit.bake.checks import model_files
 
-    values = preset.model_dump(mode="json")
     images = [image for dataset in plan.data.datasets for image in (*dataset.train, *dataset.validation)]
-    files = {key: _files(values, key, workspace) for key in ("dataset.config", "sample.prompts")}
+    asked = {"dataset.config": preset.dataset.config, "sample.prompts": preset.sample.prompts}
+    files = {key: [workspace.resolve(path)] for key, path in asked.items() if path}
     files |= {key: list(paths) for key, paths in model_files(preset, workspace).items()}
     captions = [image.caption_path for image in images if image.caption_path is not None]
     wanted = [*(image.path for image in images), *captions, *(path for paths in files.values() for path in paths)]
     try:
-        hashes = hash_files(wanted, cache=HashCache(workspace.private / "hashes.sqlite"))
+        hashes = hash_files(map(Path, wanted), cache=HashCache(workspace.private / "hashes.sqlite"))
     except OSError as error:
         raise DiskError(f"{error.filename} cannot be read", why=error.strerror or str(error)) from error
-    for key in _LEFT_OUT:
-        _take(values, key)
-    for key in _BY_CONTENT:
-        _take(values, key)
-    values["network"]["alpha"] = preset.network.alpha.of(preset.network.dim)
     record = {
-        "values": values,
+        "command": _command(preset, trainer),
+        "seed": preset.seed,
+        "processes": preset.launch.processes,
+        "probe": preset.trainer.probe,
         "files": {key: [hashes[path].sha256 for path in paths] for key, paths in files.items()},
         "images": sorted(_fingerprint(image, hashes) for image in images),
         "trainer": trainer,
     }
-    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _files(values: Mapping[str, Any], key: str, workspace: Workspace) -> list[Path]:
-    table, name = key.split(".")
-    path = values[table][name]
-    resolved = workspace.resolve(path) if path else None
-    return [resolved] if resolved is not None and resolved.is_file() else []
+def _command(preset: Preset, trainer: TrainerKind) -> tuple[str, ...]:
+    """The trainer's arguments with nothing in them that only names: not the run, not where files lie."""
+    from lorakit.trainers.render import RenderPaths, render
+
+    base, dataset, network, sample = preset.base, preset.dataset, preset.network, preset.sample
+    nameless = {
+        "name": "trial",
+        "seed": preset.seed or 0,
+        "base": base.model_copy(update={"model": "model", "vae": _known(base.vae), "tokenizer_cache": None}),
+        "dataset": dataset.model_copy(
+            update={key: _known(getattr(dataset, key)) for key in ("path", "reg_path", "config")}
+        ),
+        "network": network.model_copy(update={"weights": _known(network.weights)}),
+        "sample": sample.model_copy(update={"prompts": _known(sample.prompts)}),
+    }
+    nowhere = Path("/")
+    return render(preset.model_copy(update=nameless), RenderPaths(nowhere, nowhere, nowhere), kind=trainer)
 
 
-def _take(values: dict[str, Any], key: str) -> None:
-    table, _, name = key.rpartition(".")
-    (values[table] if table else values).pop(name)
+def _known(path: str | None) -> str | None:
+    # That there is such a file counts, and what is in it; not where.
+    return "known by its content" if path else None
 
 
-def _fingerprint(image: Any, hashes: Mapping[Path, FileHash]) -> list[Any]:
+def _fingerprint(image: ImageRecord, hashes: Mapping[Path, FileHash]) -> list[Any]:
     caption = "" if image.caption_path is None else hashes[Path(image.caption_path)].sha256
-    return [hashes[Path(image.path)].sha256, caption, image.repeats, image.is_reg]
+    return [hashes[Path(image.path)].sha256, caption, image.caption, image.repeats, image.is_reg]
 
 
 def _refuse_twins(trials: Sequence[Trial]) -> None:

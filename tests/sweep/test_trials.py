@@ -113,6 +113,12 @@ def test_another_value_is_another_trial(sets: tuple[str, ...], workspace: Worksp
     assert not set(identities(swept(workspace, sets=("seed=", *sets)))) & set(identities(swept(workspace)))
 
 
+def test_a_value_that_a_later_lorakit_knows_makes_no_other_trial(workspace: Workspace) -> None:
+    (trial, _) = swept(workspace).trials
+    preset = trial.resolved.preset.model_copy(update={"seed": None, "later": "a table of tomorrow"})
+    assert trials.identity(preset, trial.plan, trial.trainer, workspace) == trial.identity
+
+
 def test_files_count_by_what_is_in_them(workspace: Workspace) -> None:
     before = identities(swept(workspace))
     model = workspace.root / "models" / "tiny-sdxl.safetensors"
