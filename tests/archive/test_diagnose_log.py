@@ -69,6 +69,12 @@ TRACE = "Traceback (most recent call last):\n  File x\n"
             "missing file: '/a b/model.safetensors'",
         ),
         (TRACE + "ModuleNotFoundError: No module named 'prodigyopt'", Reason.MISSING_MODULE, "'prodigyopt'"),
+        (
+            "a kernel is not loaded: No module named 'kernels'\n" + TRACE + "ValueError: shapes differ",
+            Reason.EXCEPTION,
+            "ValueError: shapes differ",
+        ),
+        ("/opt/a b/bin/python3.11: No module named accelerate", Reason.MISSING_MODULE, "No module named accelerate"),
         (TRACE + "ImportError: cannot import name 'x' from 'y'", Reason.MISSING_MODULE, "cannot import name 'x'"),
         (
             (
