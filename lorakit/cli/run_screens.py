@@ -232,7 +232,8 @@ def shown(state: RunState) -> list[Text]:
         lines.append(screen.text("  ", ("last lines of the log", "same")))
         lines += [screen.text("    ", line) for line in state.log_tail[-_LOG_LINES:]]
     short = run.short
-    commands = [f"lorakit logs {short}"] + ([f"lorakit verify {short}"] if state.sealed else [])
+    words = ["logs", "verify"] if state.sealed else ["logs"] if state.is_final else ["watch", "stop", "logs"]
+    commands = [f"lorakit {word} {short}" for word in words]
     lines.append(_field("next", " · ".join(commands)))
     return lines
 

@@ -29,7 +29,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if debug and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, KeyboardInterrupt):
-        _print([_line("stopped", "look", "  nothing was left half-written")])
+        _print([_line("stopped", "look")])
         return Stopped.exit_code
     if isinstance(error, LorakitError):
         _print(_lorakit_error(error))
