@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,15 @@ def test_legacy_switches_name_their_optimizers() -> None:
 def test_dataset_config_needs_no_resolution(tmp_path: Path) -> None:
     line = [*BASE[:4], "--network_module", "networks.lora", "--dataset_config", str(tmp_path / "d.toml")]
     assert parse(line).data.dataset_config == tmp_path / "d.toml"
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.txt")))
+def test_the_command_of_every_shipped_preset_is_taken(name: str) -> None:
+    words = shlex.split((GOLDEN / f"{name}.txt").read_text(encoding="utf-8"))
+    first = next(index for index, word in enumerate(words) if word.startswith("--"))
+    options = parse(words[first:])
+    assert options.save.output_name == name
+    assert options.length.seed is not None
