@@ -51,6 +51,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.builtin
 	$(BIN)/python -m lorakit.preset.reference > docs/presets.md
+	$(BIN)/python -m lorakit.trainers.builtin_page > docs/builtin-trainer.md
 	$(BIN)/python -m lorakit.trainers.rules_page > docs/rules.md
 
 bench: $(VENV)/.dev
