@@ -71,7 +71,7 @@ TRACE = "Traceback (most recent call last):\n  File x\n"
         (TRACE + "ModuleNotFoundError: No module named 'prodigyopt'", Reason.MISSING_MODULE, "'prodigyopt'"),
         (
             "a kernel is not loaded: No module named 'kernels'\n" + TRACE + "ValueError: shapes differ",
-            Reason.EXCEPTION,
+            Reason.ERROR,
             "ValueError: shapes differ",
         ),
         ("/opt/a b/bin/python3.11: No module named accelerate", Reason.MISSING_MODULE, "No module named accelerate"),
