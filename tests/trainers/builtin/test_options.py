@@ -157,7 +157,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.txt")))
 def test_the_command_of_every_shipped_preset_is_taken(name: str) -> None:
-    words = shlex.split((GOLDEN / f"{name}.txt").read_text(encoding="utf-8"))
+    words = shlex.split((GOLDEN / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " "))
     first = next(index for index, word in enumerate(words) if word.startswith("--"))
     options = parse(words[first:])
     assert options.save.output_name == name
