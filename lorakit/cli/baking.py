@@ -32,9 +32,9 @@ def bake(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it has started; it goes on by itself.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a preset and keep everything about it in a sealed run folder.
+    """Train a preset into a sealed run folder.
 
-    Ctrl-C stops after the current step and saves what is trained; a second one is faster, a third one kills.
+    The folder keeps everything about the training, so that it can be compared and done again. Ctrl-C stops after the current step and saves what is trained; a second one is faster, a third one kills.
     """
     from lorakit.archive.records import state
     from lorakit.cli import run_screens, screen
@@ -56,7 +56,7 @@ def bake(
 
 
 def watch(run: RunName = "latest") -> None:
-    """Look on while a run trains, as bake does; Ctrl-C ends the looking, not the run."""
+    """Look on while a run trains; Ctrl-C looks away."""
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
     from lorakit.bake.bake import follow
@@ -80,7 +80,7 @@ def stop(
     kill: Annotated[bool, typer.Option("--kill", help="Kill it at once.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a run to stop after its current step, with what is trained saved."""
+    """Ask a run to stop, with what is trained saved."""
     from lorakit.archive.run import open_run
     from lorakit.bake.bake import request_stop
     from lorakit.cli import screen

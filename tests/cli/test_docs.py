@@ -115,6 +115,10 @@ def test_the_number_of_runs_listed_is_the_documented_one() -> None:
     assert f"the newest {runs._SHOWN}" in SECTIONS["ls"]
 
 
+def test_no_summary_is_cut_in_the_list_of_commands(cli: Cli) -> None:
+    assert "..." not in cli("--help").out
+
+
 def test_help_of_every_command_prints(cli: Cli) -> None:
     for name in COMMANDS:
         done = cli(*name.split(), "--help")
