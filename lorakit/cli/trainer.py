@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "catalogue", "install", "print_checks", "status"]
 
-HELP: Final = "Install sd-scripts in an environment of its own; look at it."
+HELP: Final = "Install sd-scripts apart from lorakit, and look at it."
 
 #: What a step of an installation is called while it runs.
 _STEPS: Final = {
