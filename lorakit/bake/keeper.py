@@ -38,7 +38,7 @@ from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, tra
 _READ_LINES, _KEPT_LINES = 400, 20
 #: What the trainer adds to a state folder's name.
 _STATE_MARK = "-state"
-#: Trainers that do not write the run protocol themselves.
+#: Trainers that do not write the run protocol of their own accord.
 _SILENT = frozenset({"sd-scripts"})
 #: How the protocol calls what the archive calls a status.
 _END_REASONS = MappingProxyType({Status.OK.value: "ok", Status.STOPPED.value: "stopped"})
@@ -68,7 +68,7 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
     hold_lock(attempt.alive)
     command = json.loads(run.command_json.read_bytes().decode("utf-8", "surrogateescape"))
-    wishes = _Wishes(attempt, Relay(attempt, command["arguments"]) if command["trainer"]["kind"] in _SILENT else None)
+    wishes = _Wishes(attempt, _relay(attempt, command))
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:
@@ -106,6 +106,14 @@ class _Circumstances:
     signalled: bool
     after_checkpoint: bool
     oom_kills: int
+
+
+def _relay(attempt: Attempt, command: dict[str, Any]) -> Relay | None:
+    """Who tells the protocol for a trainer that may not do it itself."""
+    trainer = command["trainer"]
+    if trainer["kind"] not in _SILENT:
+        return None
+    return Relay(attempt, command["arguments"], probed=bool(trainer.get("probe")))
 
 
 class _Wishes:

@@ -232,6 +232,7 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
                     "why": choice.why,
                     "python": str(choice.python),
                     "program": list(choice.program),
+                    "probe": choice.probe,
                 },
                 "arguments": list(arguments),
                 "shape": dataclasses.asdict(shape),

@@ -1,7 +1,8 @@
 """Tells the run protocol for a trainer that does not speak it, from its log and its TensorBoard events (stdlib only).
 
 sd-scripts prints a bar, epochs and the files it saves; losses and rates stand in its event file. The relay reads both as they
-grow and appends protocol records, so that everything else reads one thing only.
+grow and appends protocol records, so that everything else reads one thing only. Where sd-scripts runs through the probe, that
+tells the protocol itself, and the relay is only there for an sd-scripts that the probe no longer fits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final
 from lorakit.archive.events import EventFollower, Scalar
 from lorakit.archive.run import Attempt, read_record
 from lorakit.archive.tensors import weights_fault
-from lorakit.protocol import Writer
+from lorakit.protocol import Follower, Writer, read
 
 __all__ = ["Relay"]
 
@@ -49,10 +50,15 @@ class _Step:
 
 
 class Relay:
-    """Follows one attempt; :meth:`poll` is called often, :meth:`finish` once."""
+    """Follows one attempt; :meth:`poll` is called often, :meth:`finish` once.
 
-    def __init__(self, attempt: Attempt, arguments: Sequence[str]) -> None:
+    With ``probed`` it falls silent as soon as somebody else has told anything but warnings.
+    """
+
+    def __init__(self, attempt: Attempt, arguments: Sequence[str], *, probed: bool = False) -> None:
         self._attempt = attempt
+        self._others = Follower(attempt.progress) if probed else None
+        self._silent = False
         self._writer = Writer(attempt.progress)
         self._parts = _trained_parts(arguments)
         self._log_offset = 0
@@ -74,10 +80,14 @@ class Relay:
 
     def poll(self, *, stop_asked: bool = False) -> None:
         """Read what is new and tell it. After ``stop_asked``, ``saved_after_stop`` becomes true with the next checkpoint."""
-        if stop_asked and not self._stop_asked:
+        # Lines first: the probe speaks before the trainer says anything that would be told here.
+        lines = self._new_lines()
+        if self._is_silent():
+            return
+        if stop_asked and not self._stop_asked and (self._others is None or self._started):
             self._stop_asked = True
             self._writer.write("warn", message=_CANNOT_SAVE)
-        for line in self._new_lines():
+        for line in lines:
             self._read(line)
         fresh = self._read_events()
         # A step's values come in one burst; it is complete when the next one has begun or nothing more came.
@@ -88,6 +98,8 @@ class Relay:
     def finish(self) -> None:
         """Read and tell the rest."""
         self.poll()
+        if self._silent:
+            return
         if self._line:
             self._read(self._line.decode("utf-8", "replace"))
         self._tell_steps(complete=True)
@@ -96,9 +108,16 @@ class Relay:
         self._tell_samples(complete=True)
 
     def end(self, reason: str, steps: int, message: str) -> None:
-        """Tell how it ended: the last record."""
-        self._writer.write("end", reason=reason, steps=steps, message=message)
+        """Tell how it ended, the last record, if nobody has."""
+        if not (self._silent and any(record["type"] == "end" for record in read(self._attempt.progress))):
+            self._writer.write("end", reason=reason, steps=steps, message=message)
         self.close()
+
+    def _is_silent(self) -> bool:
+        """Whether the trainer speaks for itself; once this relay has begun to tell, it goes on."""
+        if self._others is not None and not (self._silent or self._started or self._phase):
+            self._silent = any(record["type"] != "warn" for record in self._others.poll())
+        return self._silent
 
     def close(self) -> None:
         """Write no more."""

@@ -359,6 +359,11 @@ class Trainer(Table):
     kind: Literal["auto", "sd-scripts", "builtin"] = flag(
         None, "auto", "auto: sd-scripts where it is installed, else the built-in trainer"
     )
+    probe: bool = flag(
+        None,
+        True,
+        "sd-scripts is started through lorakit's probe: live steps, gradient norms, a rate for each text encoder, a graceful stop",
+    )
 
 
 class Launch(Table):

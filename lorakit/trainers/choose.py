@@ -22,13 +22,16 @@ __all__ = ["TrainerChoice", "choose", "missing_of_builtin", "usable"]
 
 #: What the extra ``builtin`` brings and the trainer cannot do without.
 _BUILTIN_NEEDS: Final = ("torch", "diffusers", "transformers", "accelerate")
+#: What sd-scripts is started through; a program of its own, run by sd-scripts' Python and never imported here.
+PROBE: Final = Path(__file__).with_name("sd_scripts") / "probe.py"
 
 
 @dataclass(frozen=True)
 class TrainerChoice:
     """The trainer, why it was taken, its interpreter, and the program: a script, or ``-m`` and a module.
 
-    ``checkout`` is the folder of sd-scripts; the script that is run may be another one, which starts it.
+    ``checkout`` is the folder of sd-scripts; the script that is run may be another one, which starts it. ``probe``: it is
+    started through the probe, which is then the first word of ``program``.
     """
 
     kind: TrainerKind
@@ -36,26 +39,27 @@ class TrainerChoice:
     python: Path
     program: tuple[str, ...]
     checkout: Path | None = None
+    probe: bool = False
 
 
 def choose(preset: Preset, workspace: Workspace) -> TrainerChoice:
     """The trainer that ``trainer.kind`` asks for, in this workspace; raises TrainerError where it cannot run.
 
     sd-scripts is where lorakit.toml says (``[sd_scripts] path = …, python = …, script = …``), else vendor/sd-scripts with
-    its own .venv. Nothing is imported or started.
+    its own .venv; with ``trainer.probe`` the program begins with the probe. Nothing is imported or started.
     """
     asked = preset.trainer.kind
     if asked == "builtin":
         return _builtin('trainer.kind = "builtin"')
     if asked == "sd-scripts":
-        return _sd_scripts(workspace, 'trainer.kind = "sd-scripts"')
+        return _sd_scripts(workspace, 'trainer.kind = "sd-scripts"', probe=preset.trainer.probe)
     place = find(workspace)
     if place.named or place.folder.is_dir():
-        return _sd_scripts(workspace, place.told)
+        return _sd_scripts(workspace, place.told, probe=preset.trainer.probe)
     return _builtin("sd-scripts is not installed in this workspace")
 
 
-def _sd_scripts(workspace: Workspace, why: str) -> TrainerChoice:
+def _sd_scripts(workspace: Workspace, why: str, *, probe: bool = False) -> TrainerChoice:
     place = find(workspace)
     instead = 'or set trainer.kind = "builtin"'
     receipt = None if place.named else read_receipt(workspace)
@@ -78,7 +82,8 @@ def _sd_scripts(workspace: Workspace, why: str) -> TrainerChoice:
             why="sd-scripts runs in an environment of its own, apart from lorakit's",
             todo=f"lorakit trainer install, or put its python into lorakit.toml ([sd_scripts] python), {instead}",
         )
-    return TrainerChoice("sd-scripts", why, place.python, (str(place.script),), place.folder)
+    program = (str(PROBE), str(place.script)) if probe else (str(place.script),)
+    return TrainerChoice("sd-scripts", why, place.python, program, place.folder, probe)
 
 
 def usable(workspace: Workspace) -> TrainerChoice:

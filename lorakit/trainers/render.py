@@ -140,11 +140,11 @@ def _refuse_unspeakable(preset: Preset, kind: TrainerKind) -> None:
             why="the trainer has no switch for one of the two",
             todo="give both a rate, or neither",
         )
-    if rates.is_pair and kind == "sd-scripts":
+    if rates.is_pair and kind == "sd-scripts" and not preset.trainer.probe:
         raise RuleError(
             f"optim.te_lr = {rates} is a pair",
-            why="sd-scripts gives both text encoders the first rate",
-            todo='one rate for both, or trainer.kind = "builtin"',
+            why="sd-scripts without the probe gives both text encoders the first rate",
+            todo='trainer.probe = true, one rate for both, or trainer.kind = "builtin"',
         )
 
 

@@ -29,6 +29,8 @@ running training / x
   num epochs / x: 2
 """
 
+BAR = "\nsteps:   0%|          | 0/30 [00:00<?, ?it/s]\nepoch 1/2\nsteps:   3%|▎  | 1/30 [00:03<00:07,  3.83s/it]\n"
+
 
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
@@ -228,3 +230,50 @@ def silent_run(runs_dir: Path, script: Path) -> Run:
     command["trainer"] = {**command["trainer"], "kind": "sd-scripts", "program": [str(script)]}
     run.command_json.write_text(json.dumps(command))
     return dataclasses.replace(run)
+
+
+@pytest.fixture
+def probed(attempt: Attempt) -> Iterator[Relay]:
+    relay = Relay(attempt, (), probed=True)
+    yield relay
+    relay.close()
+
+
+def test_where_the_trainer_speaks_the_relay_is_silent(attempt: Attempt, probed: Relay) -> None:
+    probe = protocol.Writer(attempt.progress)
+    probe.write("warn", message="something does not fit")
+    probed.poll(stop_asked=True)
+    probe.write("phase", name="load")
+    attempt.log.write_text(LOG + BAR, encoding="utf-8")
+    probed.poll(stop_asked=True)
+    probe.write("start", total_steps=30)
+    probe.write("step", step=1, epoch=1, loss=0.5)
+    probed.poll(stop_asked=True)
+    probe.write("end", reason="stopped", steps=1, message="m")
+    probed.finish()
+    probed.end("stopped", 1, "m")
+    probe.close()
+    assert [record["type"] for record in told(attempt)] == ["warn", "phase", "start", "step", "end"]
+    assert not probed.saved_after_stop
+
+
+def test_a_trainer_that_spoke_and_died_still_has_an_end(attempt: Attempt, probed: Relay) -> None:
+    probe = protocol.Writer(attempt.progress)
+    probe.write("phase", name="load")
+    probe.close()
+    attempt.log.write_text(LOG, encoding="utf-8")
+    probed.finish()
+    probed.end("error", 0, "killed")
+    assert [record["type"] for record in told(attempt)] == ["phase", "end"]
+
+
+def test_where_the_probe_fits_nothing_the_relay_tells_it(attempt: Attempt, probed: Relay) -> None:
+    probe = protocol.Writer(attempt.progress)
+    probe.write("warn", message="the probe leaves the run protocol to the log")
+    attempt.log.write_text(LOG + BAR, encoding="utf-8")
+    probed.poll(stop_asked=True)
+    probed.poll(stop_asked=True)
+    probe.close()
+    kinds = [record["type"] for record in told(attempt)]
+    assert {"start", "step"} <= set(kinds)
+    assert kinds.count("warn") == 2  # the second: it can only be ended after its next checkpoint

@@ -73,7 +73,8 @@ CASES = [
     case("LK011", "optim.unet_lr=0 | optim.te_lr=0", "optim.unet_lr=0"),
     case("LK013", "optim.te_lr=[5e-5, 0]", "optim.te_lr=[5e-5, 1e-9]", kind="builtin"),
     case("LK013", "optim.te_lr=[0, 5e-5]", "optim.te_lr=[5e-5, 5e-5]"),
-    case("LK014", "optim.te_lr=[5e-5, 2e-5]", "optim.te_lr=[5e-5, 5e-5]", only=True),
+    case("LK014", "optim.te_lr=[5e-5, 2e-5]", "optim.te_lr=[5e-5, 5e-5]", "trainer.probe=false", only=True),
+    case("LK014", "trainer.probe=false", "trainer.probe=true", "optim.te_lr=[5e-5, 2e-5]", only=True),
     case("LK021", "", UNET_ONLY, "memory.cache_text_encoder_outputs=true"),
     case("LK028", "dataset.shuffle_caption=true", "", f"memory.cache_text_encoder_outputs=true | {UNET_ONLY}"),
     case("LK028", "dataset.caption_dropout_rate=0.1", "", f"memory.cache_text_encoder_outputs=true | {UNET_ONLY}"),
@@ -240,10 +241,12 @@ def test_a_dataset_toml_decides_for_itself_on_pictures_and_captions() -> None:
 
 
 def test_findings_come_errors_first_and_say_what_is_broken() -> None:
-    preset = preset_of("base.clip_skip=2", "optim.te_lr=[5e-5, 2e-5]", "network.args.rank_dropoud=0.1")
+    preset = preset_of(
+        "base.clip_skip=2", "optim.te_lr=[5e-5, 2e-5]", "trainer.probe=false", "network.args.rank_dropoud=0.1"
+    )
     found = check(preset, "sd-scripts")
     assert [finding.code for finding in found] == ["LK014", "LK002", "LK160"]
-    assert found[0].what == "TE2 has a rate of its own: 5e-5/2e-5"
+    assert found[0].what == "TE2 has a rate of its own, and the probe is off: 5e-5/2e-5"
     assert found[2].what == "arguments that the network does not know: rank_dropoud (did you mean rank_dropout?)"
     problem = found[0].problem("plain.toml:6")
     assert (problem.code, problem.key, problem.where) == ("LK014", "optim.te_lr", "plain.toml:6")

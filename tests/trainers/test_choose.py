@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorakit.errors import TrainerError
-from lorakit.trainers.choose import choose
+from lorakit.trainers.choose import PROBE, choose
 from lorakit.workspace import Workspace
 from tests.trainers.presets import shipped
 
@@ -26,8 +26,8 @@ def install(folder: Path, *, python: bool = True, script: bool = True) -> Path:
     return folder
 
 
-def choice(workspace: Workspace, kind: str = "auto") -> Any:
-    return choose(shipped("quickstart", f"trainer.kind={kind}"), workspace)
+def choice(workspace: Workspace, kind: str = "auto", *overrides: str) -> Any:
+    return choose(shipped("quickstart", f"trainer.kind={kind}", *overrides), workspace)
 
 
 def test_auto_takes_the_built_in_trainer_where_nothing_else_is(tmp_path: Path) -> None:
@@ -41,7 +41,8 @@ def test_auto_takes_sd_scripts_from_vendor(tmp_path: Path) -> None:
     folder = install(tmp_path / "vendor" / "sd-scripts")
     found = choice(Workspace(tmp_path))
     assert found.kind == "sd-scripts"
-    assert found.program == (str(folder / "sdxl_train_network.py"),)
+    assert found.program == (str(PROBE), str(folder / "sdxl_train_network.py"))
+    assert found.probe
     # Not the interpreter that the link points at: that one would not see the environment's packages.
     assert found.python == folder / ".venv" / "bin" / "python"
     assert "vendor/sd-scripts" in found.why
@@ -54,7 +55,15 @@ def test_lorakit_toml_says_where_sd_scripts_is(tmp_path: Path) -> None:
     assert found.kind == "builtin"
     found = choice(Workspace(tmp_path, settings))
     assert (found.kind, found.python) == ("sd-scripts", Path(sys.executable))
+    assert found.program == (str(PROBE), str(folder / "sdxl_train_network.py"))
+
+
+def test_without_the_probe_it_is_the_bare_script(tmp_path: Path) -> None:
+    folder = install(tmp_path / "vendor" / "sd-scripts")
+    found = choice(Workspace(tmp_path), "auto", "trainer.probe=false")
     assert found.program == (str(folder / "sdxl_train_network.py"),)
+    assert not found.probe
+    assert PROBE.is_file()
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,14 @@ def _both_text_encoders_or_none(preset: Preset, _: TrainerKind) -> bool:
 
 
 @TABLE.error(
-    "LK014", "optim.te_lr", "TE2 has a rate of its own",
-    why="sd-scripts gives the first rate to both text encoders and drops the second without a word",
-    todo='give one rate for both, or set trainer.kind = "builtin"',
+    "LK014", "optim.te_lr", "TE2 has a rate of its own, and the probe is off",
+    why="sd-scripts alone gives the first rate to both text encoders and drops the second without a word",
+    todo='set trainer.probe = true, give one rate for both, or set trainer.kind = "builtin"',
 )  # fmt: skip
 def _sd_scripts_has_one_te_rate(preset: Preset, kind: TrainerKind) -> bool | str:
     rates = preset.optim.te_lr
-    return str(rates) if kind == "sd-scripts" and rates.is_pair and rates.te1 > 0 and rates.te2 > 0 else False
+    bare = kind == "sd-scripts" and not preset.trainer.probe
+    return str(rates) if bare and rates.is_pair and rates.te1 > 0 and rates.te2 > 0 else False
 
 
 @TABLE.error(
