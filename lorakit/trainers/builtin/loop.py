@@ -177,9 +177,8 @@ class Loop:
         """Scale all gradients alike so that their common norm is at most ``max_grad_norm`` (0 switches it off)."""
         limit = self.t.options.optim.max_grad_norm
         total = sum(norm**2 for norm in norms.values()) ** 0.5
-        if limit and total > limit:
-            gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
-            torch._foreach_mul_(gradients, limit / (total + 1e-6))
+        if limit:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, limit, torch.tensor(total))
 
     def _limit_norms(self) -> dict[str, float]:
         limit = self.t.options.network.scale_weight_norms

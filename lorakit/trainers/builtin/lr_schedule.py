@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -81,7 +82,19 @@ def _specific(options: ScheduleOptions, counts: StepCounts) -> dict[str, Any]:
 def _adafactor(optimizer: Optimizer, initial_rate: float) -> LRScheduler:
     from transformers.optimization import AdafactorSchedule
 
-    scheduler: LRScheduler = AdafactorSchedule(optimizer, initial_rate)  # type: ignore[no-untyped-call]
+    class Told(AdafactorSchedule):
+        """Also has a rate for a group that module dropout left without gradients."""
+
+        def get_lr(self) -> list[float | Tensor]:
+            """The rate that each group last used; the initial one before its first step."""
+            adafactor: Any = self.optimizer
+            rates: list[float | Tensor] = []
+            for group in adafactor.param_groups:
+                state = adafactor.state[group["params"][0]]
+                rates.append(float(adafactor._get_lr(group, state)) if state else initial_rate)
+            return rates
+
+    scheduler: LRScheduler = Told(optimizer, initial_rate)  # type: ignore[no-untyped-call]
     return scheduler
 
 

@@ -381,6 +381,12 @@ class TestExamples:
         again = [caption for epoch in (1, 2) for item in loading(data, epoch, workers=1) for caption in item.captions]
         assert captions == again
 
+    def test_workers_that_stay_load_the_next_epoch(self, data: ScannedData) -> None:
+        loader = BatchLoader(Examples(Sources(data, 1, 10)), workers=1, persistent=True)
+        for epoch in (1, 2, 3):
+            wanted = epoch_batches(data, 1, epoch)
+            assert tuple(item.batch for item in loader.load(wanted)) == wanted
+
     def test_regularisation_images_weigh_less(self, tmp_path: Path, loading: Callable[..., list[Any]]) -> None:
         write_images(tmp_path / "data" / "1_cat", ((64, 64),) * 2)
         write_images(tmp_path / "reg" / "1_animal", ((64, 64),) * 2, seed=5)

@@ -164,3 +164,24 @@ def test_fp16_scales_the_loss(tiny_base: Path, data: Path, tmp_path: Path, *, fu
     told, plain_told = half.of("step")[0]["grad_norm"], plain.of("step")[0]["grad_norm"]
     assert told["unet"] == pytest.approx(plain_told["unet"], rel=0.1)
     assert {tensor.dtype for tensor in half.weights().values()} == {torch.float16 if full else torch.float32}
+
+
+def test_pictures_between_steps_change_nothing(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --s 2 --d 1\nno seed here --w 64 --h 64 --s 1\n")
+    changes = {
+        "max_train_steps": 3, "network_dropout": 0.3, "cache_latents": True, "network_train_unet_only": True,
+        "cache_text_encoder_outputs": True, "mixed_precision": "bf16",
+    }  # fmt: skip
+    plain = train(tiny_base, data, tmp_path / "a", changes)
+    drawn = train(
+        tiny_base, data, tmp_path / "b",
+        {**changes, "sample_prompts": prompts, "sample_every_n_steps": 2, "sample_at_first": True, "sample_sampler": "euler_a"},
+    )  # fmt: skip
+    assert drawn.losses == plain.losses
+    assert not drawn.of("warn")
+    assert [(record["step"], record["prompt"]) for record in drawn.of("sample")] == [
+        (step, prompt) for step in (0, 2) for prompt in ("a cat", "no seed here")
+    ]
+    assert all(Path(record["path"]).stat().st_size > 100 for record in drawn.of("sample"))
+    assert len(list((drawn.output / "sample").glob("x_*.png"))) == 4

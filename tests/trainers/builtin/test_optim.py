@@ -122,6 +122,20 @@ def test_adafactor_with_relative_step_takes_no_rates() -> None:
                 )
 
 
+def test_adafactor_tells_its_rate_even_of_a_group_without_gradients() -> None:
+    options = OptimOptions(optimizer_type="AdaFactor", learning_rate=0.25)
+    planned = groups(options)
+    optimizer = build_optimizer(planned, options)
+    scheduler = build_scheduler(optimizer, ScheduleOptions(), options, schedule.steps(1, max_train_steps=5))
+    for parameter in planned[2].parameters:  # module dropout may leave the others out
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    scheduler.step()
+    te1, te2, unet = scheduler.get_last_lr()
+    assert (te1, te2) == (0.25, 0.25)
+    assert 0 < unet < 0.25
+
+
 def test_effective_rates_count_what_the_optimizer_adapts() -> None:
     options = OptimOptions(optimizer_type="Prodigy", learning_rate=1.0)
     planned = groups(options)
