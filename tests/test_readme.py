@@ -31,7 +31,7 @@ def test_every_command_that_is_shown_exists() -> None:
         re.findall(r"^ {4}(?:\.venv/bin/)?lorakit ([a-z-]+)", README, re.MULTILINE)
     )
     assert {"plan", "bake", "sweep", "compare", "init"} <= shown
-    assert shown <= set(command().commands)  # type: ignore[attr-defined]
+    assert shown <= set(command().commands)
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -38,12 +38,12 @@ def complete_preset(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """What the shell offers for RUN: the ids in runs/, newest first."""
-    folder = workspace().runs
-    if not folder.is_dir():
-        return []
-    names = sorted((entry.name for entry in folder.iterdir() if (entry / "request.json").is_file()), reverse=True)
-    return [name for name in ("latest", *names) if name.startswith(incomplete)]
+    """What the shell offers for RUN: `latest` and the short ids, newest first; whole ids once one is begun."""
+    from lorakit.archive.run import list_runs
+
+    runs = list_runs(workspace().runs)[::-1]
+    words = ["latest", *(run.short for run in runs), *(run.id for run in runs if incomplete)]
+    return [word for word in words if word.startswith(incomplete)]
 
 
 PresetName = Annotated[

@@ -143,6 +143,7 @@ def test_completion_is_offered(shell: str, monkeypatch: pytest.MonkeyPatch, caps
         ("lorakit plan quick", {"quickstart"}),
         ("lorakit show la", {"latest"}),
         ("lorakit show 2025", {"RUN"}),
+        ("lorakit show ", {"latest", "SHORT"}),
         ("lorakit bake --de", {"--detach"}),
     ],
 )
@@ -158,10 +159,12 @@ def test_completion_of_commands_presets_and_runs(
     run = make_run(workspace.runs)
     monkeypatch.setenv("_LORAKIT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
     with pytest.raises(SystemExit):
         main([])
-    assert set(capsys.readouterr().out.split()) == {run.id if word == "RUN" else word for word in expected}
+    assert set(capsys.readouterr().out.split()) == {
+        {"RUN": run.id, "SHORT": run.short}.get(word, word) for word in expected
+    }
 
 
 @pytest.mark.parametrize("option", ["-C {}", "--workspace={}", "--workspace = {}"])
