@@ -428,13 +428,15 @@ class Probe:
     def tell_step(self, loss: float) -> None:
         """A ``step`` record."""
         self.step += 1
+        rates: dict[str, float] = {}
+        self.guarded("rates", lambda: rates.update(self.rates_by_part()))
         now = time.monotonic()
         self.tell(
             "step",
             step=self.step,
             epoch=self.epoch,
             loss=loss,
-            lr=self.rates_by_part(),
+            lr=rates,
             grad_norm=self.norms,
             seconds=round(now - self.clock, 4),
             rss=resident(),
@@ -466,6 +468,8 @@ class Probe:
     def rates_by_part(self) -> dict[str, float]:
         """The rate that each part had in this step, times ``d`` where the optimizer adapts one. LoRA+'s and later blocks are left out."""
         rates: dict[str, float] = {}
+        if self.optimizer is None:
+            return rates
         named = zip(self.group_names(), self.groups, self.rates, self.optimizer.param_groups, strict=False)
         for name, parts, rate, group in named:
             for part in parts if not name.endswith("plus") else ():
@@ -563,8 +567,8 @@ def resident() -> int | None:
 
 def device_memory() -> int | None:
     """Bytes of GPU memory that torch has reserved at most; None without CUDA."""
-    cuda = sys.modules["torch"].cuda
-    return int(cuda.max_memory_reserved()) if cuda.is_available() and cuda.is_initialized() else None
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return int(cuda.max_memory_reserved()) if cuda is not None and cuda.is_initialized() else None
 
 
 if __name__ == "__main__":
