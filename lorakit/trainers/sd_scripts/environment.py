@@ -72,13 +72,11 @@ def make_environment(
 
 def _batches(pin: Pin, torch: str) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """Packages that are installed together, and the installer's options: a build of torch has an index of its own."""
-    if torch == DEFAULT_TORCH:
-        yield (*pin.torch, *pin.packages), ()
-        return
-    if pin.torch:
+    if pin.torch and torch != DEFAULT_TORCH:
         yield pin.torch, ("--index-url", pin.index.format(variant=torch))
     # The same torch again, so that nothing of the rest brings another build of it.
-    yield (*pin.torch, *pin.packages), ()
+    if packages := (*pin.torch, *pin.packages):
+        yield packages, ()
 
 
 def _whole(folder: Path, wanted: dict[str, Any]) -> Environment | None:

@@ -19,7 +19,7 @@ from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, make_environm
 from lorakit.trainers.sd_scripts.installed import Installed, make_catalogue
 from lorakit.trainers.sd_scripts.pin import read_pin
 from lorakit.trainers.sd_scripts.place import TABLE, Place, find, settings_of
-from lorakit.trainers.sd_scripts.programs import OnLine, Runner, answer
+from lorakit.trainers.sd_scripts.programs import Runner, answer
 from lorakit.trainers.sd_scripts.receipt import Receipt, read_receipt, write_receipt
 from lorakit.workspace import MARKER
 
@@ -30,6 +30,9 @@ __all__ = ["STEPS", "Watcher", "adopt", "install"]
 
 #: What an installation does, in this order: the words that a watcher is told.
 STEPS: Final = ("checkout", "environment", "tokenizers", "parser")
+
+#: Seconds to wait for another installation to end.
+PATIENCE = 30.0
 
 # Runs in the trainer's own Python; prints one line.
 _PACKAGES: Final = (
@@ -88,11 +91,11 @@ def install(
         )
     pin = read_pin(workspace)
     place = find(workspace)
-    with _alone(workspace):
+    with _alone(workspace, watcher) as lock:
         clock = _Clock(watcher, {})
         receipt = Receipt("install", False, time.time(), __version__, str(place.folder), source or pin.repository)
         write_receipt(workspace, receipt)
-        runner = _runner(workspace, watcher.line)
+        runner = Runner(workspace.vendor / "sd-scripts.log", watcher.line, held=(lock,))
         with clock.step("checkout") as told:
             checkout = make_checkout(pin, place.folder, runner, source=source)
             told(f"{pin.tag} at {checkout.commit[:12]}")
@@ -128,7 +131,7 @@ def adopt(
     if not python.is_file():
         raise TrainerError(f"there is no {python}", todo="give the interpreter of its environment with --python")
     place = Place(folder, python, folder / SCRIPT, named=True)
-    with _alone(workspace):
+    with _alone(workspace, watcher):
         clock = _Clock(watcher, {})
         with clock.step("checkout") as told:
             checkout = look(folder)
@@ -235,13 +238,13 @@ def _name_in_settings(workspace: Workspace, place: Place) -> None:
         raise WorkspaceError(f"{path} cannot be written", why=str(error), todo="mend it, and type it again") from error
 
 
-def _runner(workspace: Workspace, on_line: OnLine) -> Runner:
-    return Runner(workspace.vendor / "sd-scripts.log", on_line)
-
-
 @contextlib.contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
-    """Two installations at once would tear each other down. The lock goes with the process, however it ends."""
+def _alone(workspace: Workspace, watcher: Watcher) -> Iterator[int]:
+    """Two installations at once would tear each other down. Yields the lock's descriptor.
+
+    The lock goes with this process and the programs it started, however they end: what a killed installation left running
+    is waited for, which is not long, since nobody reads what it prints.
+    """
     import fcntl
 
     try:
@@ -250,12 +253,20 @@ def _alone(workspace: Workspace) -> Iterator[None]:
     except OSError as error:
         raise DiskError(f"{workspace.vendor} cannot be written", why=error.strerror or str(error)) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainerError(
-                "sd-scripts is being installed by another lorakit", todo="wait for it to end, and type it again"
-            ) from None
-        yield
+        until, told = time.monotonic() + PATIENCE, False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise TrainerError(
+                        "sd-scripts is being installed by another lorakit", todo="wait for it to end, and type it again"
+                    ) from None
+            if not told:
+                watcher.warn("another installation is at work here; waiting for it to end")
+                told = True
+            time.sleep(0.1)
+        yield handle
     finally:
         os.close(handle)

@@ -43,11 +43,15 @@ _NO_PACKAGE: Final = re.compile(
 
 
 class Runner:
-    """Runs programs one after the other; their output goes to a log file and, line by line, to ``on_line``."""
+    """Runs programs one after the other; their output goes to a log file and, line by line, to ``on_line``.
 
-    def __init__(self, log: Path, on_line: OnLine = lambda _: None) -> None:
+    ``held`` are descriptors that the programs keep open too: a lock lasts as long as any of them does.
+    """
+
+    def __init__(self, log: Path, on_line: OnLine = lambda _: None, *, held: Sequence[int] = ()) -> None:
         self.log = log
         self._on_line = on_line
+        self._held = held
 
     def run(self, argv: Sequence[str], *, doing: str, cwd: Path | None = None) -> None:
         """Run a program to its end.
@@ -70,6 +74,7 @@ class Runner:
                     text=True,
                     encoding="utf-8",
                     errors="replace",
+                    pass_fds=self._held,
                 )
             except OSError as error:
                 raise TrainerError(

@@ -1,0 +1,1 @@
+"""Tests of the installation of sd-scripts."""
