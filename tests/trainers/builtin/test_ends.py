@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -170,3 +171,50 @@ def test_nan_latents_are_not_trained_on(
     run = train(tiny_base, tmp_path / "data", tmp_path / "out")
     assert run.code == 10
     assert "--no_half_vae" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 10, "out of GPU memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+            10,
+            "out of memory",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 11, "the disk refused to take more"),
+    ],
+)
+def test_errors_of_the_machine_are_explained(
+    tiny_base: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    said: str,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    at_step(monkeypatch, 1, fail)
+    run = train(tiny_base, data, tmp_path)
+    assert run.code == code
+    assert (run.end["reason"], run.end["message"]) == ("error", said)
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_bug_leaves_its_traceback_and_a_sentence(
+    tiny_base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("what nobody foresaw")
+
+    at_step(monkeypatch, 1, fail)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_base, data, tmp_path)
+    (end,) = [record for record in protocol.read(tmp_path / "progress.jsonl") if record["type"] == "end"]
+    assert (end["reason"], end["message"]) == ("error", "ZeroDivisionError: what nobody foresaw")
