@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lorakit.errors import TrainerError
 from lorakit.trainers.builtin.dataset import read_dataset
 from lorakit.trainers.builtin.monitor import Monitor
 from lorakit.trainers.builtin.options import TrainOptions
+from lorakit.trainers.builtin.prompts import read_prompts
 from lorakit.trainers.builtin.stopping import Stopper
 
 __all__ = ["train"]
@@ -12,6 +16,7 @@ __all__ = ["train"]
 
 def train(options: TrainOptions, monitor: Monitor, stopper: Stopper) -> None:
     """Train and save. What is wrong with the data shows before torch is loaded."""
+    _read_small_files(options)
     data = read_dataset(options, monitor)
     monitor.phase("import")
     from lorakit.trainers.builtin.slim import slim_imports
@@ -27,3 +32,12 @@ def train(options: TrainOptions, monitor: Monitor, stopper: Stopper) -> None:
     loop.t.accelerator.end_training()
     monitor.say("model saved.")
     monitor.end("ok" if finished else "stopped")
+
+
+def _read_small_files(options: TrainOptions) -> None:
+    """Raise TrainerError for a prompt file or thumbnail that would only be missed later, at the first picture or file."""
+    if options.sample.sample_prompts is not None:
+        read_prompts(Path(options.sample.sample_prompts))
+    thumbnail = options.metadata.metadata_thumbnail
+    if thumbnail and not thumbnail.startswith("data:") and not Path(thumbnail).is_file():
+        raise TrainerError(f"there is no thumbnail {thumbnail}", todo="give the path of an image, or leave it out")

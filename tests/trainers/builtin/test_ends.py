@@ -149,6 +149,14 @@ def test_bad_data_shows_before_the_model_is_loaded(tmp_path: Path, capsys: pytes
     assert run.end["reason"] == "error"
 
 
+@pytest.mark.parametrize("name", ["sample_prompts", "metadata_thumbnail"])
+def test_small_files_are_missed_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run = train(tmp_path / "no such model", tmp_path / "no data", tmp_path / "out", {name: tmp_path / "missing.txt"})
+    assert run.code == 8
+    assert "missing.txt" in capsys.readouterr().err
+    assert not run.of("phase")
+
+
 def test_missing_model_and_unwritable_output(
     tiny_base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
