@@ -13,46 +13,66 @@ __all__ = ["page"]
 _HEAD: Final = """\
 # The built-in trainer
 
-    accelerate launch --config_file FILE -m lorakit.trainers.builtin <the arguments of sdxl_train_network.py>
+A program of its own that takes `sdxl_train_network.py`'s arguments and writes the same files:
 
-A program of its own (extra `builtin`) that takes sd-scripts' command line for SDXL LoRA training, v0.10.1, and writes the same
-files: LoRA weights in kohya's format with all its metadata, checkpoints, states, samples and TensorBoard curves under the same
-names. It loads single-file SDXL checkpoints and diffusers folders of any width, the configuration read from tensor shapes, and
-never uses the network.
+    accelerate launch --config_file F -m lorakit.trainers.builtin ARGUMENTS
 
-## What it does
+`lorakit bake` starts it for you. It trains LoRAs for models of the SDXL family, on one or several GPUs, on the CPU, and needs no network.
 
-- **Network:** `networks.lora` on 722 UNet and 264 text-encoder modules; dropout, rank and module dropout, LoRA+, max norm;
-  TE1 and TE2 at rates of their own (`--text_encoder_lr 5e-5 2e-5`), which sd-scripts alone drops silently.
-- **Data:** `N_name` folders and dataset TOML, the very buckets that `lorakit plan` shows, caption shuffling and dropout, flip,
-  colour and crop augmentation, latents and text-encoder outputs cached in memory or on disk.
-- **Objective:** epsilon and v-prediction, zero terminal SNR, min-SNR and the other weights, noise offset, pyramid and input
-  noise, l1, l2, huber, smooth l1, prior loss, a range of timesteps.
-- **Training:** fp32, fp16, bf16 and full half precision, gradient accumulation and checkpointing, clipping, several processes,
-  AdamW, Adafactor, Lion, Prodigy, the 8-bit optimizers of bitsandbytes, any `torch.optim` class.
-- **Validation and samples:** a held-out split at fixed noise and timesteps, so that the same weights give the same loss; samples
-  from a prompt file in sd-scripts' syntax, drawn without touching the training's random numbers.
-- **States:** `--resume` goes on with the very numbers of a training that never stopped, within an epoch too. Bit for bit on a
-  CPU in fp32; a test holds it.
-- **Ending:** SIGTERM, SIGINT or lorakit's stop file end it after the current step, with what is trained saved. A loss or gradient
-  that is NaN or infinite ends it before anything is saved. Files appear by one rename.
+## Its word on arguments
 
-## What it does differently from sd-scripts
+Each of the trainer's 196 options has one of three fates, and a test counts them:
+
+- it is acted upon;
+- it is taken knowing that it changes no result here (`--xformers`, `--lowram`, `--console_log_simple` …);
+- it is refused by name, all of them in one message, before torch is loaded (`--fp8_base`, `--masked_loss`, `--weighted_captions`, `--torch_compile`,
+  `--base_weights`, `conv_dim` in `--network_args`, schedule-free optimizers, DeepSpeed, the hub …). The whole list with reasons is [below](#what-it-refuses).
+
+Combinations that sd-scripts rejects, or that would crash it hours later, are refused at the same point.
+
+## Where it differs from sd-scripts
 
 | | sd-scripts | built-in |
 |---|---|---|
-| random numbers | one stream for everything | a stream for each purpose, from the seed: caching or sampling does not change the noise |
-| two text-encoder rates | the second is ignored | both are used |
+| `--text_encoder_lr A B` | the second value is dropped | TE1 trains at A, TE2 at B |
+| a part at rate 0 | gathers gradients that enter clipping | is frozen |
+| `--resume` | counts from 0, replays the epoch | goes on at the very step, with the same numbers as if never stopped |
+| NaN or infinite loss | goes on, and saves it | ends the run (exit code 10); earlier files stay as they are |
+| latents and text outputs on disk | used if a file of that name is there | used only if made from the same image, size, filter, VAE, caption, text encoder |
+| SIGTERM, SIGINT, stop file | all since the last save is lost | the step is finished, the LoRA saved, exit code 0 |
+| a sample that fails | ends the training | is a warning |
+| NaN latents | become zeros | are an error that names `--no_half_vae` |
+| `lr/textencoder` in TensorBoard | the U-Net's rate when only that is trained | is there only if a text encoder is trained |
+| `ss_epoch` of a step's file | counts from 0 | counts from 1 |
+| no data | exit code 0 | exit code 6 |
 | `text_projection` of a single-file checkpoint | read as stored | transposed, as OpenCLIP, diffusers and inference programs read it |
-| samples | drawn with LoRA dropout active | drawn without |
-| an error while sampling | ends the training | a warning |
+| LoRA dropout while samples are drawn | active | off |
 | validation split | may overlap the training pictures | never does |
-| a stale latent cache on disk | used | found by its size, bucket and VAE, and made again |
-| `--resume` | counts from 0 again | goes on counting |
-| no pictures found | exit code 0 | an error |
-| TensorBoard | `lr/textencoder` holds whichever group is first | the same tags, and correctly named `lr/unet`, `lr/te1`, `lr/te2`, `grad_norm/unet`, `grad_norm/te1`, `grad_norm/te2` |
+| random numbers | one stream per process | a function of seed, purpose and place in the epoch |
 
-The same seed therefore gives another LoRA than sd-scripts, of the same kind.
+The last line is why a picture drawn between two steps, the number of loader workers, or a resume changes nothing, and why two
+processes see the noise that one process with twice the gradient accumulation sees. The numbers of the two trainers agree in
+distribution, not draw by draw.
+
+`--color_aug` changes brightness, contrast and saturation by up to a tenth each. `--resize_interpolation area` averages when shrinking, else it is bilinear.
+
+## What it tells
+
+- Lines on stdout, among them sd-scripts' block (`num train images * repeats` …).
+- The run protocol (docs/architecture.md) in the file named by `LORAKIT_PROGRESS`.
+- TensorBoard: sd-scripts' tags, and `lr/unet`, `lr/te1`, `lr/te2`, `grad_norm/unet`, `grad_norm/te1`, `grad_norm/te2` (before clipping).
+
+## States
+
+`NAME-…-state/` holds `model.safetensors` (itself a LoRA file), `optimizer.bin`, `scheduler.bin` and `train_state.json` with the position and
+the checksum of the others. It appears whole or not at all. A state that is incomplete, damaged, or of an epoch of another shape is refused with the reason.
+
+`--resume` keeps the saved optimizer and with it the saved rates. A state can be taken further: give a larger `--max_train_steps`.
+sd-scripts' own states are not read, nor the other way round.
+
+## Exit codes
+
+0 done, or stopped as asked · 6 data · 7 model files · 8 arguments · 10 the training failed (NaN, out of memory) · 11 disk · 130 interrupted twice
 
 """
 
