@@ -241,9 +241,9 @@ def test_what_is_missing(write: Write) -> None:
 
 
 def test_the_error_itself_counts(write: Write) -> None:
-    with pytest.raises(PresetError, match=r"^hifumi\.toml has a problem$"):
+    with pytest.raises(PresetError, match=r"^hifumi\.toml has a problem\n"):
         load_text("network.dmi = 1\n" + LEAST, write())
-    with pytest.raises(PresetError, match=r"^hifumi\.toml has 2 problems$"):
+    with pytest.raises(PresetError, match=r"^hifumi\.toml has 2 problems\n"):
         load_text("network.dmi = 1\nx = 1\n" + LEAST, write())
 
 
