@@ -20,7 +20,7 @@ from lorakit.trainers.sd_scripts.programs import Runner, answer
 if TYPE_CHECKING:
     from lorakit.trainers.sd_scripts.pin import Pin
 
-__all__ = ["DEFAULT_TORCH", "Environment", "make_environment", "python_version"]
+__all__ = ["DEFAULT_TORCH", "Environment", "forget", "make_environment", "python_version"]
 
 #: torch as the package index has it, which on Linux is a build for CUDA.
 DEFAULT_TORCH: Final = "default"
@@ -33,11 +33,12 @@ _NEEDS_CPU, _NEEDS_GPU = 3_000_000_000, 11_000_000_000
 
 @dataclass(frozen=True)
 class Environment:
-    """A whole environment: its interpreter, the interpreter's version, and what installed it (uv or pip)."""
+    """A whole environment: its interpreter, the interpreter's version, what installed it (uv or pip), and whether just now."""
 
     python: Path
     version: str
     installer: str
+    fresh: bool
 
 
 def make_environment(
@@ -67,7 +68,12 @@ def make_environment(
     for packages, options in _batches(pin, torch):
         runner.run([*installer, *options, *packages], doing="installing the trainer's packages")
     write_json(folder / _MARK, {**wanted, "installer": "uv" if uv else "pip"})
-    return Environment(inside, base.version, "uv" if uv else "pip")
+    return Environment(inside, base.version, "uv" if uv else "pip", fresh=True)
+
+
+def forget(folder: Path) -> None:
+    """Have an environment made again the next time."""
+    (folder / _MARK).unlink(missing_ok=True)
 
 
 def _batches(pin: Pin, torch: str) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
@@ -89,7 +95,7 @@ def _whole(folder: Path, wanted: dict[str, Any]) -> Environment | None:
         return None
     if python_version(str(venv_python(folder))) != wanted["python"]:
         return None
-    return Environment(venv_python(folder), wanted["python"], installer)
+    return Environment(venv_python(folder), wanted["python"], installer, fresh=False)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lorakit._version import __version__
 from lorakit.errors import DiskError, TrainerError, WorkspaceError
 from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.trainers.sd_scripts.checkout import SCRIPT, VENV, look, make_checkout
-from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, make_environment
+from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, Environment, forget, make_environment
 from lorakit.trainers.sd_scripts.installed import Installed, make_catalogue
 from lorakit.trainers.sd_scripts.pin import read_pin
 from lorakit.trainers.sd_scripts.place import TABLE, Place, find, settings_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["STEPS", "Watcher", "adopt", "install"]
 
 #: What an installation does, in this order: the words that a watcher is told.
-STEPS: Final = ("checkout", "environment", "tokenizers", "parser")
+STEPS: Final = ("checkout", "tokenizers", "environment", "parser")
 
 #: Seconds to wait for another installation to end.
 PATIENCE = 30.0
@@ -100,10 +100,25 @@ def install(
             checkout = make_checkout(pin, place.folder, runner, source=source)
             told(f"{pin.tag} at {checkout.commit[:12]}")
         _warn_of_changes(watcher, checkout.changed)
-        with clock.step("environment") as told:
-            made = make_environment(pin, place.folder / VENV, runner, python=python, torch=torch)
-            told(f"Python {made.version}, torch {torch}, by {made.installer}")
         filled = _fill_tokenizers(workspace, clock, tokenizer_source)
+
+        def environment() -> Environment:
+            with clock.step("environment") as told:
+                made = make_environment(pin, place.folder / VENV, runner, python=python, torch=torch)
+                told(f"Python {made.version}, torch {torch}, by {made.installer}")
+            return made
+
+        made = environment()
+        try:
+            installed = _ask(workspace, place, clock)
+        except TrainerError as error:
+            # What is whole by its mark may have lost a package since: it is made again, once.
+            forget(place.folder / VENV)
+            if made.fresh:
+                raise
+            watcher.warn(f"{error.what}: {error.why}; its environment is made again")
+            made = environment()
+            installed = _ask(workspace, place, clock)
         receipt = replace(
             receipt,
             tag=pin.tag,
@@ -114,7 +129,7 @@ def install(
             torch=torch,
             tokenizers=filled,
         )
-        return _finish(workspace, place, receipt, clock)
+        return _finish(workspace, place, receipt, clock, installed)
 
 
 def adopt(
@@ -149,28 +164,21 @@ def adopt(
             python=str(python),
         )
         filled = _fill_tokenizers(workspace, clock, tokenizer_source)
-        return _finish(
-            workspace,
-            place,
-            replace(receipt, tokenizers=filled),
-            clock,
-            before=lambda: _name_in_settings(workspace, place),
-        )
+        installed = _ask(workspace, place, clock)
+        _name_in_settings(workspace, place)
+        return _finish(workspace, place, replace(receipt, tokenizers=filled), clock, installed)
 
 
-def _finish(
-    workspace: Workspace,
-    place: Place,
-    receipt: Receipt,
-    clock: _Clock,
-    before: Callable[[], None] = lambda: None,
-) -> Receipt:
-    """Ask the parser, then write what makes the installation one: lorakit.toml, the receipt."""
+def _ask(workspace: Workspace, place: Place, clock: _Clock) -> Installed:
     with clock.step("parser") as told:
-        installed: Installed = make_catalogue(workspace, place)
+        installed = make_catalogue(workspace, place)
         told(f"{len(installed.catalogue.flags)} options, {installed.version}")
+    return installed
+
+
+def _finish(workspace: Workspace, place: Place, receipt: Receipt, clock: _Clock, installed: Installed) -> Receipt:
+    """Write the receipt that makes the installation one."""
     version, packages = _packages(place.python)
-    before()
     done = replace(
         receipt,
         complete=True,

@@ -91,7 +91,8 @@ def _ask(place: Place) -> dict[str, Any]:
     last = next((line for line in reversed((text + "\n" + errors).splitlines()) if line.strip()), f"exit code {code}")
     todo = "lorakit trainer install makes its environment again"
     if missing := re.search(r"No module named '([\w.]+)'", last):
-        todo = f"install what has the module {missing[1]} into {place.python}, or: {todo}"
+        todo = f"install what has the module {missing[1]} into the environment of {place.python}"
+        todo += "" if place.named else " (vendor/sd-scripts.toml lists its packages), and type: lorakit trainer install"
     raise TrainerError(f"sd-scripts in {place.folder} cannot be started", why=last.strip(), todo=todo)
 
 

@@ -236,6 +236,26 @@ def test_a_broken_environment_is_made_again(bench: Bench) -> None:
     assert python.exists()
 
 
+def test_an_environment_that_lost_a_package_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench.source / "library" / "__init__.py").write_text("import only_there\n")
+    make_workspace(bench.workspace.root, bench.source, commit(bench.source), packages=("only_there",))
+    uv = bench.root / "uv"
+    uv.write_text(
+        f'#!/bin/sh\n[ "$1" = venv ] && exec "{sys.executable}" -m venv --without-pip "$5"\n'
+        "exec \"$4\" -c \"import sysconfig; open(sysconfig.get_path('purelib') + '/only_there.py', 'w')\"\n"
+    )
+    uv.chmod(0o755)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, *rest, **more: str(uv) if name == "uv" else which(name))
+    assert bench.install()[0].complete
+    (module,) = (bench.folder / ".venv").rglob("only_there.py")
+    module.unlink()
+    receipt, watched = bench.install()
+    assert receipt.complete
+    assert "No module named 'only_there'" in watched.warnings[0]
+    assert module.exists()
+
+
 def test_two_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "PATIENCE", 0.2)
     watched = Watched()
