@@ -172,9 +172,10 @@ def test_curves_have_their_right_names(probed: Baked) -> None:
 
 def test_the_weights_are_those_of_the_bare_script(baked: Bake) -> None:
     ours, bare = baked(), baked("trainer.probe=false")
-    assert len(ours.weights) == len(bare.weights) == 3 * (722 + 72 + 192)
-    for name, values in bare.weights.items():
-        assert values.tobytes() == ours.weights[name].tobytes(), name
+    mine, theirs = ours.weights, bare.weights
+    assert len(mine) == 3 * (722 + 72 + 192)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in theirs if theirs[name].tobytes() != mine[name].tobytes()] == []
     # The relay that reads the bare script's log agrees on the losses.
     assert [r["loss"] for r in ours.of("step")] == pytest.approx([r["loss"] for r in bare.of("step")])
 
