@@ -168,11 +168,15 @@ def head_of(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A preset's command, and what the installed version takes; ``stale`` where it was asked of another commit."""
+    """A preset's command, and what the installed version takes; ``stale`` where it was asked of another commit.
+
+    ``changed`` are the checkout's files that differ from its commit.
+    """
 
     arguments: Sequence[str]
     installed: Installed
     stale: bool
+    changed: tuple[str, ...]
 
     @property
     def unknown(self) -> list[str]:
@@ -194,7 +198,7 @@ def check_installed(preset: Preset, workspace: Workspace) -> tuple[Finding, ...]
         arguments = render(speakable, RenderPaths(Path("/"), Path("/"), Path("/")), kind="sd-scripts")
     except RuleError:  # a rule of its own says what no command line can say
         return ()
-    return ordered(TABLE.look(preset, _Asked(arguments, installed, stale)))
+    return ordered(TABLE.look(preset, _Asked(arguments, installed, stale, look(place.folder).changed)))
 
 
 @TABLE.error(
@@ -242,3 +246,13 @@ def _values_are_taken(_: Preset, asked: _Asked) -> bool | str:
 )  # fmt: skip
 def _catalogue_is_fresh(_: Preset, asked: _Asked) -> bool:
     return asked.stale
+
+
+@TABLE.warning(
+    "LK514", "trainer.kind", "the checkout of sd-scripts has local changes",
+    why="what trains is not quite what its commit names; the run records that there are some, not which",
+    todo="take them back with git, or commit them",
+)  # fmt: skip
+def _checkout_is_clean(_: Preset, asked: _Asked) -> bool | str:
+    names = ", ".join(asked.changed[:3])
+    return f"{names} and {len(asked.changed) - 3} more" if len(asked.changed) > 3 else names

@@ -113,8 +113,16 @@ def test_a_catalogue_of_another_commit_is_told(bench: Bench) -> None:
     assert codes(bench) == ["LK511"]
 
 
+def test_local_changes_are_told_and_stop_nothing(bench: Bench) -> None:
+    asked(bench)
+    (bench.source / "networks" / "__init__.py").write_text("# mine")
+    (found,) = preflight(shipped("quickstart"), bench.workspace, "sd-scripts")
+    assert (found.code, found.level) == ("LK514", "warning")
+    assert "networks/__init__.py" in found.what
+
+
 def test_every_rule_is_reached() -> None:
-    assert {rule.code for rule in TABLE.rules} == {"LK511", "LK512", "LK513"}
+    assert {rule.code for rule in TABLE.rules} == {"LK511", "LK512", "LK513", "LK514"}
 
 
 def test_what_no_command_can_say_is_left_to_its_own_rule(bench: Bench) -> None:
