@@ -99,6 +99,12 @@ def _check_model(key: str, asked: str, path: Path, *, allow_pickle: bool) -> Non
         )
     weights = [file for file in _files(path) if file == path or file.suffix == ".safetensors"]
     for file in weights:
+        if file.suffix not in (".safetensors", *_PICKLES):
+            raise ModelFileError(
+                f"{key} = {asked!r} is no model file",
+                why=f"weights are kept in .safetensors files, this one ends in {file.suffix or 'nothing'}",
+                todo=_nearest(file.with_suffix(".safetensors")) or "name a .safetensors file or a diffusers folder",
+            )
         if file.suffix in _PICKLES and not allow_pickle:
             raise ModelFileError(
                 f"{key} = {asked!r} is a pickle, which can run code when it is opened",

@@ -205,6 +205,13 @@ def test_a_torn_vae_and_torn_network_weights(workspace: Workspace) -> None:
     assert "is missing" in refused(workspace, ModelFileError, "base.vae=models/none.safetensors").what
 
 
+def test_a_file_that_holds_no_weights_is_named(workspace: Workspace) -> None:
+    (workspace.root / "models" / "notes.txt").write_text("not a model", encoding="utf-8")
+    error = refused(workspace, ModelFileError, "base.model=models/notes.txt")
+    assert "no model file" in error.what
+    assert ".txt" in error.why
+
+
 def test_a_pickle_is_refused_unless_it_is_allowed(workspace: Workspace) -> None:
     (workspace.root / "models" / "old.ckpt").write_bytes(b"\x80\x04.")
     error = refused(workspace, ModelFileError, "base.vae=models/old.ckpt")
