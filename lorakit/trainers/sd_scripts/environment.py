@@ -20,7 +20,7 @@ from lorakit.trainers.sd_scripts.programs import Runner, answer
 if TYPE_CHECKING:
     from lorakit.trainers.sd_scripts.pin import Pin
 
-__all__ = ["DEFAULT_TORCH", "Environment", "forget", "make_environment", "python_version"]
+__all__ = ["DEFAULT_TORCH", "Base", "Environment", "base_python", "forget", "make_environment", "python_version"]
 
 #: torch as the package index has it, which on Linux is a build for CUDA.
 DEFAULT_TORCH: Final = "default"
@@ -51,7 +51,7 @@ def make_environment(
     """
     if not re.fullmatch(r"[a-z0-9_.]+", torch):
         raise UsageError(f"--torch {torch!r} is no build of torch", todo="write cpu, cu126, cu128, … or default")
-    base = _base_python(pin, python)
+    base = base_python(pin, python)
     wanted = {"python": base.version, "torch": torch, "packages": [*pin.torch, *pin.packages]}
     if (found := _whole(folder, wanted)) is not None:
         return found
@@ -99,13 +99,18 @@ def _whole(folder: Path, wanted: dict[str, Any]) -> Environment | None:
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
+    """An interpreter to make an environment with: its name or path, major and minor version."""
+
     name: str
     version: str
 
 
-def _base_python(pin: Pin, asked: str) -> _Base:
-    """The interpreter to make the environment with; "" as version is one that uv is to bring."""
+def base_python(pin: Pin, asked: str) -> Base:
+    """The interpreter to make the environment with; where there is uv, it may be one that uv is to bring.
+
+    Raises TrainerError when the one that is asked for does not work, is too old or too new, or there is none.
+    """
     preferred = ".".join(map(str, pin.prefer))
     if asked:
         name = f"python{asked}" if re.fullmatch(r"\d+\.\d+", asked) else str(Path(asked).expanduser())
@@ -122,15 +127,15 @@ def _base_python(pin: Pin, asked: str) -> _Base:
                 why=f"it needs {_spelled(pin.at_least)} or newer, and older than {_spelled(pin.below)}",
                 todo=f"install Python {preferred} and give it with --python",
             )
-        return _Base(name, version)
+        return Base(name, version)
     names = [f"python{preferred}", sys.executable]
     names += [f"python3.{minor}" for minor in range(pin.below[1] - 1, pin.at_least[1] - 1, -1)]
     for name in names:
         version = python_version(name)
         if version is not None and pin.at_least <= version_of(version) < pin.below:
-            return _Base(name, version)
+            return Base(name, version)
     if shutil.which("uv"):
-        return _Base(preferred, preferred)
+        return Base(preferred, preferred)
     raise TrainerError(
         "there is no Python on this machine that sd-scripts runs on",
         why=f"it needs {_spelled(pin.at_least)} or newer, and older than {_spelled(pin.below)}",

@@ -15,7 +15,7 @@ from lorakit._version import __version__
 from lorakit.errors import DiskError, TrainerError, WorkspaceError
 from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.trainers.sd_scripts.checkout import SCRIPT, VENV, look, make_checkout
-from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, Environment, forget, make_environment
+from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, Environment, base_python, forget, make_environment
 from lorakit.trainers.sd_scripts.installed import Installed, make_catalogue
 from lorakit.trainers.sd_scripts.pin import read_pin
 from lorakit.trainers.sd_scripts.place import TABLE, Place, find, settings_of
@@ -91,6 +91,7 @@ def install(
         )
     pin = read_pin(workspace)
     place = find(workspace)
+    base_python(pin, python)  # better now than after the network was asked
     with _alone(workspace, watcher) as lock:
         clock = _Clock(watcher, {})
         receipt = Receipt("install", False, time.time(), __version__, str(place.folder), source or pin.repository)

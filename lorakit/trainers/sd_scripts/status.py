@@ -56,7 +56,8 @@ def status(workspace: Workspace) -> tuple[Check, ...]:
     """Every check of the trainer. Starts its Python, which reads torch; changes nothing. Raises TrainerError for a broken pin."""
     place = find(workspace)
     if not is_installed(workspace):
-        return (Check("sd-scripts", "problem", "not installed in this workspace", _INSTALL),)
+        half = tuple(_installation(workspace, place))
+        return half or (Check("sd-scripts", "problem", "not installed in this workspace", _INSTALL),)
     return (
         *_installation(workspace, place),
         *_checkout(workspace, place),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lorakit.errors import TrainerError
 from lorakit.trainers.sd_scripts import status as module
 from lorakit.trainers.sd_scripts.place import find
 from lorakit.trainers.sd_scripts.status import Check, is_installed, status
@@ -83,6 +84,13 @@ def test_nothing_is_installed(tmp_path: Path) -> None:
     assert not is_installed(workspace)
     (found,) = status(workspace)
     assert (found.state, found.todo) == ("problem", "lorakit trainer install")
+
+
+def test_an_installation_that_fetched_nothing(bench: Bench) -> None:
+    with pytest.raises(TrainerError):
+        bench.install(source="http://127.0.0.1:9/x")
+    (found,) = status(bench.workspace)
+    assert (found.name, found.state, "goes on" in found.todo) == ("receipt", "problem", True)
 
 
 def test_an_installation_without_packages(bench: Bench) -> None:
