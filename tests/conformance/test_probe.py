@@ -167,6 +167,8 @@ def test_curves_have_their_right_names(probed: Baked) -> None:
         assert probed.curve(f"grad_norm/{part}") == pytest.approx(
             [record["grad_norm"][part] for record in probed.of("step")]
         )
+    for tag in ("lr/textencoder", "lr/group1"):  # the trainer's own, of the same step
+        assert probed.curve(tag) == pytest.approx([1e-4, 0.75e-4, 0.25e-4])
     assert probed.curve("loss/current") == pytest.approx([record["loss"] for record in probed.of("step")])
 
 

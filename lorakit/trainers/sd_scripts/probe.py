@@ -485,10 +485,15 @@ class Probe:
         return logs
 
     def name_curves(self, logs: dict[str, Any]) -> None:
-        """Add grad_norm/…, lr/te1, lr/te2, lr/unet; ``lr/textencoder`` goes where it is not a text encoder's."""
+        """Add grad_norm/…, lr/te1, lr/te2, lr/unet; the trainer's own tags would hold the next step's rates.
+
+        ``lr/textencoder``, the first group's, goes where that is not a text encoder's.
+        """
         if self.groups and not {"te1", "te2"} & set(self.groups[0]):
             logs.pop("lr/textencoder", None)
-        for name, parts, rate in zip(self.group_names(), self.groups, self.rates, strict=False):
+        for i, (name, parts, rate) in enumerate(zip(self.group_names(), self.groups, self.rates, strict=False)):
+            own = {f"lr/{name}", f"lr/group{i}", *(["lr/textencoder"] if i == 0 else [])}
+            logs.update({tag: rate for tag in own if tag in logs})
             for part in parts:
                 logs["lr/" + re.sub(r"^(textencoder|te[12]|unet)(\+\w+)?", part, name)] = rate
         if self.accelerator.sync_gradients:
