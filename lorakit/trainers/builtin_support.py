@@ -199,7 +199,8 @@ def _optimizer(arguments: Namespace) -> Iterator[Problem]:
         package = ADAPTIVE[lower].partition(".")[0]
     elif package is None and "." in name:
         package = name.partition(".")[0]
-    if package is not None and importlib.util.find_spec(package) is None:
+    # Without torch the trainer as a whole is not installed, and that is said elsewhere.
+    if package is not None and _lacks(package) and not _lacks("torch"):
         yield _problem(
             "optimizer_type", f"--optimizer_type {name} needs the package {package}", "it is not installed here"
         )
@@ -303,6 +304,10 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _lacks(package: str) -> bool:
+    return importlib.util.find_spec(package) is None
 
 
 def _is_literal(text: str) -> bool:
