@@ -86,10 +86,17 @@ def load_tokenizers(cache_dir: Path | None = None) -> Tokenizers:
         TrainerError: the folder is incomplete, or there is neither folder nor package.
     """
     if cache_dir is not None:
-        first, second = (_from_folder(cache_dir / name) for name in FOLDERS)
+        first, second = (_repaired(_from_folder(cache_dir / name)) for name in FOLDERS)
         return Tokenizers(Tokenizer(first, EOS), Tokenizer(second, 0), str(cache_dir))
-    words = _from_package()
+    words = _repaired(_from_package())
     return Tokenizers(Tokenizer(words, EOS), Tokenizer(words, 0), "instant-clip-tokenizer")
+
+
+def _repaired(words: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
+    # CLIP's own tokenizer, and that of sd-scripts, mends text first: curly quotes become straight, mojibake is undone.
+    from ftfy import fix_text
+
+    return lambda text: words(fix_text(text))
 
 
 def _from_folder(folder: Path) -> Callable[[str], list[int]]:

@@ -130,3 +130,8 @@ def test_without_package_and_folder_it_says_what_to_do(monkeypatch: pytest.Monke
     with pytest.raises(TrainerError, match="no CLIP vocabulary") as caught:
         load_tokenizers()
     assert "--tokenizer_cache_dir" in caught.value.todo
+
+
+def test_text_is_mended_as_clip_does_it(tokenizers: Tokenizers) -> None:
+    for written, meant in [("a “zorp”", 'a "zorp"'), ("ｚｏｒｐ", "zorp"), ("it’s", "it's")]:
+        assert torch.equal(tokenizers.first.encode(written), tokenizers.first.encode(meant))
