@@ -1,4 +1,4 @@
-"""Command line of the bench model: ``python -m lorakit.bench_model write FILE`` and ``… demo DIR``."""
+"""Command line of the bench model: ``python -m lorakit.bench_model write FILE``, ``… demo DIR`` and ``… concepts DIR``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, UsageError
 
 __all__ = ["main"]
 
@@ -16,10 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "write":
-            _write(options)
-        else:
-            _demo(options)
+        {"write": _write, "demo": _demo, "concepts": _concepts}[options.command](options)
     except LorakitError as error:
         print(f"error: {error.what}", file=sys.stderr)
         for label, text in (("why", error.why), ("todo", error.todo)):
@@ -45,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="write the small demo data set")
     demo.add_argument("dir", type=Path)
     demo.add_argument("--seed", type=int, default=0)
+    concepts = commands.add_parser("concepts", help="write data sets of things to learn, of coloured shapes")
+    concepts.add_argument("dir", type=Path)
+    concepts.add_argument("names", nargs="*", help="of zorp, nocturne, vexed, reg; all when left out")
+    concepts.add_argument("--seed", type=int, default=0)
     return parser
 
 
@@ -69,6 +70,16 @@ def _demo(options: argparse.Namespace) -> None:
 
     images = write_demo(options.dir, seed=options.seed)
     print(f"{options.dir}: {images} images with captions")
+
+
+def _concepts(options: argparse.Namespace) -> None:
+    from lorakit.bench_model.concepts import CONCEPTS, write_concepts
+
+    unknown = [name for name in options.names if name not in CONCEPTS]
+    if unknown:
+        raise UsageError(f"no concept is called {unknown[0]!r}", todo=f"choose of {', '.join(CONCEPTS)}")
+    count = write_concepts(options.dir, seed=options.seed, names=options.names)
+    print(f"{options.dir}: {count} pictures with captions")
 
 
 if __name__ == "__main__":
