@@ -1,0 +1,234 @@
+"""Runs the real sd-scripts on the cases of ``plan_cases`` and writes down what it did: numbers and outcomes only.
+
+    python -m tests.conformance.record_plan [CASE …]
+
+LORAKIT_SD_SCRIPTS names a checkout, LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment, and
+LORAKIT_SD_SCRIPTS_SCRIPT a script that takes the checkpoint's widths before it runs ``sdxl_train_network.py``.
+A case whose rates are not compared is ended as soon as the trainer has said what it is going to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from lorakit.archive.events import read_scalars
+from lorakit.trainers.choose import PROBE
+from lorakit.trainers.render import RenderPaths, render
+from lorakit.trainers.sd_scripts import tokenizers
+from tests.conformance.plan_cases import BASE, CASES, Case, lay_out
+
+__all__ = ["DATA", "record"]
+
+DATA: Final = Path(__file__).with_name("data") / "plan.json"
+
+#: How many trainings run at a time.
+_AT_ONCE: Final = 2
+
+#: Reads jobs, one JSON object a line, and runs each in a process of its own that has the slow imports behind it already.
+#: A job without ``trains`` is ended, with its whole group, once its log has the last of the announced numbers.
+_RUNNER: Final = """
+import json, os, runpy, signal, sys, time
+import cv2, accelerate, diffusers, torch, transformers, torch.utils.tensorboard
+from diffusers import AutoencoderKL, StableDiffusionPipeline, DDPMScheduler, EulerAncestralDiscreteScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+torch.set_num_threads(1)
+
+def run(job):
+    os.setsid()
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1); os.dup2(log, 2)
+    sys.argv = [*job["program"], *job["arguments"]]
+    script = job["program"][0]
+    sys.path.insert(0, os.path.dirname(script))
+    code = 1
+    try:
+        runpy.run_path(script, run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(code)
+
+def announced(path):
+    try:
+        with open(path, "rb") as log:
+            return b"total optimization steps" in log.read()
+    except FileNotFoundError:
+        return False
+
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        run(job)
+    code = None
+    while code is None:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+        elif not job["trains"] and announced(job["log"]):
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            code = 0
+        else:
+            time.sleep(0.1)
+    print(json.dumps({"code": code}), file=sys.__stdout__, flush=True)
+"""
+
+
+class _Trainer:
+    """The environment of sd-scripts, warm: runs one case after another, each in a process of its own."""
+
+    def __init__(self) -> None:
+        python = os.environ["LORAKIT_SD_SCRIPTS_PYTHON"]
+        self.script = os.environ["LORAKIT_SD_SCRIPTS_SCRIPT"]
+        environment = {
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.process = subprocess.Popen(
+            ["nice", "-n", "5", python, "-c", _RUNNER],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def run(self, arguments: Iterable[str], log: Path, *, trains: bool, probe: bool) -> int:
+        """The exit code; 0 also where it was ended because it had announced everything."""
+        program = [*([str(PROBE)] if probe else []), self.script]
+        job = {"program": program, "arguments": list(arguments), "log": str(log), "trains": trains}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        told = self.process.stdout.readline()
+        if not told:
+            raise RuntimeError(f"the trainer's environment ended: {self.process.wait()}")
+        return int(json.loads(told)["code"])
+
+    def close(self) -> None:
+        """Let it end."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def record(cases: Iterable[Case], root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the real trainer did with each case, by name, in order; ``root`` becomes a workspace with all of them."""
+    # torch, which the tests that only read the data do without
+    from lorakit.bench_model.writer import write_checkpoint
+
+    write_checkpoint(root / BASE, size="slim")
+    tokenizers.fill(root / "tokenizers", tokenizers.merges_of_package())
+    cases = list(cases)
+    shares = [cases[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(cases)))]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for share in pool.map(lambda share: _record_share(share, root), shares):
+            yield from share
+
+
+def _record_share(cases: list[Case], root: Path) -> list[tuple[str, dict[str, Any]]]:
+    trainer = _Trainer()
+    try:
+        return [(case.name, _record_one(case, root, trainer)) for case in cases]
+    finally:
+        trainer.close()
+
+
+def _record_one(case: Case, root: Path, trainer: _Trainer) -> dict[str, Any]:
+    lay_out(case, root)
+    output, logs, log = root / case.name / "output", root / case.name / "logs", root / case.name / "log.txt"
+    preset = case.preset()
+    paths = RenderPaths(root, output, logs, tokenizer_cache=root / "tokenizers")
+    arguments = render(preset, paths, kind="sd-scripts")
+    code = trainer.run(arguments, log, trains=case.trains, probe=preset.trainer.probe)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    found = {"case": case.digest(), "exit": code, **_announced(text)}
+    if case.trains and code == 0:
+        found |= {"saved": _saved(text), "kept": sorted(path.name for path in output.iterdir())}
+        found["lr"] = _rates(logs)
+    print(case.name, {key: value for key, value in found.items() if key not in {"lr", "buckets"}}, flush=True)
+    return found
+
+
+#: The numbers of the trainer's announcement, by the words before them.
+_NUMBERS: Final = {
+    "images": r"num train images \* repeats",
+    "validation": r"num validation images \* repeats",
+    "reg": r"num reg images",
+    "batches": r"num batches per epoch",
+    "epochs": r"num epochs",
+    "accumulation": r"gradient accumulation steps",
+    "steps": r"total optimization steps",
+}
+_BUCKET: Final = re.compile(r"bucket \d+: resolution \((\d+), (\d+)\), count: (\d+)")
+
+
+def _announced(log: str) -> dict[str, Any]:
+    """The numbers in a log; outcome "started" where the training began, "refused" where it did not."""
+    found: dict[str, Any] = {}
+    for name, words in _NUMBERS.items():
+        if match := re.search(rf"^\s*{words}[^:=\n]*[:=] *(\d+)", log, re.MULTILINE):
+            found[name] = int(match[1])
+    if "steps" not in found:
+        return {"outcome": "refused"}
+    # Validation datasets print their buckets after those of training.
+    training, _, held_out = log.partition("[Prepare validation dataset")
+    buckets = [[int(number) for number in match.groups()] for match in _BUCKET.finditer(training)]
+    found |= {"outcome": "started", "buckets": buckets}
+    if held_out:
+        found["validation_buckets"] = [[int(n) for n in match.groups()] for match in _BUCKET.finditer(held_out)]
+    return found
+
+
+def _saved(log: str) -> list[str]:
+    """Names of the files in the order they are said to be saved."""
+    return [Path(match[1].strip()).name for match in re.finditer(r"saving checkpoint: (.+)", log)]
+
+
+def _rates(logs: Path) -> dict[str, list[list[float]]]:
+    """Each rate's curve: the different [step, rate] that TensorBoard has."""
+    curves: dict[str, list[list[float]]] = {}
+    for path in sorted(logs.rglob("events.out.tfevents.*")):
+        for scalar in read_scalars(path):
+            if scalar.tag.startswith("lr/"):
+                curve, point = curves.setdefault(scalar.tag, []), [scalar.step, float(f"{scalar.value:.8g}")]
+                if point not in curve:
+                    curve.append(point)
+    return curves
+
+
+def _main(names: list[str]) -> None:
+    known = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {"cases": {}}
+    checkout = os.environ["LORAKIT_SD_SCRIPTS"]
+    commit = subprocess.run(
+        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with tempfile.TemporaryDirectory(prefix="lorakit-record-") as folder:
+        asked = [CASES[name] for name in names] if names else list(CASES.values())
+        found = dict(record(asked, Path(folder)))
+    cases = {**known["cases"], **found}
+    lines = [f"    {json.dumps(name)}: {json.dumps(cases[name])}" for name in CASES if name in cases]
+    DATA.parent.mkdir(exist_ok=True)
+    DATA.write_text(
+        f'{{\n  "commit": {json.dumps(commit)},\n  "cases": {{\n' + ",\n".join(lines) + "\n  }\n}\n", encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
