@@ -14,7 +14,13 @@ from lorakit.trainers.sd_scripts import installed
 __all__ = ["ALL_TABLES", "page"]
 
 #: Every table with rules in it, in the order of the page.
-ALL_TABLES: Final[tuple[Table[Any], ...]] = (*rules.TABLES, extra.TABLE, file_rules.TABLE, preflight.TABLE, installed.TABLE)
+ALL_TABLES: Final[tuple[Table[Any], ...]] = (
+    *rules.TABLES,
+    extra.TABLE,
+    file_rules.TABLE,
+    preflight.TABLE,
+    installed.TABLE,
+)
 
 _HEAD: Final = """\
 # Rules
