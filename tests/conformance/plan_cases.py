@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,6 +197,54 @@ def _configured() -> Iterable[Case]:
     yield Case("toml-unknown-key", files, toml=_TOML_PLAIN + "  no_such_key = 1\n")
 
 
+def _odd() -> Iterable[Case]:
+    """What people's folders look like."""
+    names = ("05_zeros", "3_a_b", "2_", "_4_x", "-1_minus", "2.5_x", "1_ä ö")
+    yield Case("folder-names", tuple((f"data/{name}/{n}.png", _SQUARE) for name in names for n in range(2)))
+    yield Case("one-stem", (*_FIVE, ("data/1_thing/00.jpg", _WIDE)))
+    yield Case("empty-caption", _FIVE, texts=(("data/1_thing/02.txt", ""),))
+    yield Case("blank-caption", _FIVE, texts=(("data/1_thing/02.txt", " \nsecond line"),))
+    yield Case("hidden-image", (*_FIVE, ("data/1_thing/.hidden.png", _WIDE), ("data/1_thing/a b [1].png", _TALL)))
+    yield Case("accumulate-beyond", _SEVEN, {"length": {"epochs": 2, "gradient_accumulation": 50}})
+    yield Case(
+        "validation-half-of-one", (*_FIVE, ("data/2_one/x.png", _WIDE)), {"validation": {"split": 0.5, "seed": 3}}
+    )
+    with_reg: dict[str, dict[str, Any]] = {"dataset": {"reg_path": "reg"}, "validation": {"split": 0.3}}
+    yield Case("validation-reg", _SEVEN + _folder("reg/2_thing", (_SQUARE, _WIDE, _TALL) * 2), with_reg)
+    plain = _GENERAL + "resolution = [96, 128]\nbatch_size = 3\n" + _TOML_PLAIN
+    same = '  [[datasets.subsets]]\n  image_dir = "{root}/one"\n  num_repeats = 5\n'
+    files = _folder("one", _PHOTOS)
+    yield Case("toml-general", files, toml=plain)
+    yield Case("toml-same-folder-twice", files, toml=plain + same)
+    yield Case("toml-no-upscale", files, toml=plain.replace("[[datasets]]", "bucket_no_upscale = true\n[[datasets]]"))
+    yield Case(
+        "toml-zero-repeats",
+        files + _folder("two", (_SQUARE,)),
+        toml=plain + same.replace("one", "two").replace("5", "0"),
+    )
+
+
+def _drawn() -> Iterable[Case]:
+    """Drawn by a seed: sizes, repeats, limits, batches."""
+    for number in range(16):
+        rng = random.Random(number)
+        files: Files = ()
+        for folder in range(rng.randint(1, 4)):
+            sizes = [(rng.randint(60, 900), rng.randint(60, 900)) for _ in range(rng.randint(1, 12))]
+            files += _folder(f"data/{rng.randint(1, 9)}_{folder}", sizes)
+        sides = [rng.randrange(128, 641, 64) for _ in range(2)]
+        dataset = {
+            "resolution": sides,
+            "bucket_min": rng.choice((64, 128)),
+            "bucket_max": rng.choice((640, 768, 1024)),
+            "bucket_step": rng.choice((32, 64)),
+            "bucket_no_upscale": number % 3 == 0,
+        }
+        length: dict[str, int] = {rng.choice(("epochs", "steps")): rng.randint(1, 40)}
+        length |= {"batch_size": rng.randint(1, 6), "gradient_accumulation": rng.randint(1, 4)}
+        yield Case(f"drawn-{number:02}", files, {"dataset": dataset, "length": length})
+
+
 def _trained() -> Iterable[Case]:
     """Short trainings: the rate of every group at every step, and the files."""
 
@@ -247,4 +296,6 @@ def _trained() -> Iterable[Case]:
     yield case("files-states", _folder("data/1_a", (_SQUARE,)), None, length={"epochs": 7}, save=epochs_last)
 
 
-CASES: Final = {case.name: case for case in (*_counted(), *_regularised(), *_configured(), *_trained())}
+CASES: Final = {
+    case.name: case for case in (*_counted(), *_regularised(), *_configured(), *_odd(), *_drawn(), *_trained())
+}

@@ -122,10 +122,9 @@ class _Trainer:
         return int(json.loads(told)["code"])
 
     def close(self) -> None:
-        """Let it end."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        """Let it end: it does when there are no more jobs."""
+        with self.process:
+            pass
 
 
 def record(cases: Iterable[Case], root: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,6 +24,9 @@ RECORDED: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"
 #: TensorBoard keeps rates as 32-bit floats.
 FLOAT32 = 1e-6
 
+#: What sd-scripts trains on all the same: two images with one caption and one cache file, a subset that it leaves out in silence.
+REFUSED_ON_PURPOSE = {"one-stem", "toml-zero-repeats"}
+
 
 def planned(case: Case, root: Path) -> dict[str, Any]:
     """The plan in the words of the record."""
@@ -66,6 +69,9 @@ def test_every_case_was_recorded_as_it_is_now() -> None:
 def test_the_plan_is_what_happened(name: str, tmp_path: Path) -> None:
     happened = RECORDED[name]
     told = planned(CASES[name], tmp_path)
+    if name in REFUSED_ON_PURPOSE:
+        assert (told["outcome"], happened["outcome"]) == ("refused", "started")
+        return
     assert told == {key: happened[key] for key in told}
 
 
