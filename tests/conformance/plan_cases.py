@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ class Case:
 
     def preset(self) -> Preset:
         """The preset, with paths relative to a workspace that holds the case in a folder of its name."""
+        return Preset.model_validate(self._asked())
+
+    def _asked(self) -> dict[str, Any]:
         found: Any = {"config": f"{self.name}/data.toml"} if self.toml else {"path": f"{self.name}/data"}
         tables: dict[str, dict[str, Any]] = {
             "dataset": (_SMALL if self.trains else _MEDIUM) | found,
@@ -58,13 +62,12 @@ class Case:
             del tables["length"]["epochs"]
         if "reg_path" in tables["dataset"]:
             tables["dataset"]["reg_path"] = f"{self.name}/reg"
-        return Preset.model_validate({"name": self.name, "seed": 7, **tables})
+        return {"name": self.name, "seed": 7, **tables}
 
     def digest(self) -> str:
-        """Changes when the case does: what was recorded of another case proves nothing about this one."""
-        return hashlib.sha256(
-            repr((self.files, self.toml, self.trains, self.preset(), *self.texts)).encode()
-        ).hexdigest()[:16]
+        """Changes when what is asked does (not when presets learn new keys): a record of another case proves nothing of this one."""
+        asked = json.dumps([self.files, self.texts, self.toml, self.trains, self._asked()], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def lay_out(case: Case, root: Path) -> None:
