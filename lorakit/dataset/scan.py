@@ -94,7 +94,7 @@ class _Scanner:
         count = len(self.problems)
         unreadable = any(problem.code == "unreadable" for problem in self.problems)
         raise DatasetError(
-            f"{count} file{'s' if count > 1 else ''} of the dataset would stop the training",
+            f"{count} file{'s' if count > 1 else ''} of the dataset cannot be trained on",
             why="; ".join(problem.what for problem in self.problems[:20])
             + (f"; and {count - 20} more" if count > 20 else ""),
             todo="mend or remove them"

@@ -199,7 +199,7 @@ def test_an_empty_folder_beside_a_good_one(tmp_path: Path) -> None:
     picture(tmp_path / "1_a/a.png")
     (tmp_path / "1_b").mkdir()
     assert any("holds no images" in warning for warning in scanned(tmp_path).warnings)
-    with pytest.raises(DatasetError, match="would stop the training"):
+    with pytest.raises(DatasetError, match="cannot be trained on"):
         scanned(tmp_path, validation_split=0.5, validation_seed=1)
 
 

@@ -161,5 +161,5 @@ def test_errors_come_before_numbers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot warm up"):
         plan_from(asked(tmp_path, schedule=ScheduleInput("constant", warmup=5)))
     (tmp_path / "data/3_girl/bad.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match="would stop the training"):
+    with pytest.raises(DatasetError, match="cannot be trained on"):
         plan_from(asked(tmp_path / "b", blueprint=from_folders(tmp_path / "data", None, DEFAULTS)))
