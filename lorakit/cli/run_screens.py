@@ -264,12 +264,13 @@ def _when(state: RunState) -> str:
 
 def _planned(path: Any) -> list[tuple[str, str]]:
     plan = read_record(path) or {}
-    images, steps = plan.get("images"), plan.get("total_steps")
-    if not isinstance(images, int):
+    images, steps, epochs = plan.get("images"), plan.get("total_steps"), plan.get("epochs")
+    if not (isinstance(images, int) and isinstance(steps, int) and isinstance(epochs, int)):
         return []
     warmup = plan.get("warmup_steps")
     extra = f", warmup {warmup}" if warmup else ""
-    return [("planned", f"{screen.count(images, 'image')}, {steps} steps over {plan.get('epochs')} epochs{extra}")]
+    length = f"{screen.count(steps, 'step')} over {screen.count(epochs, 'epoch')}"
+    return [("planned", f"{screen.count(images, 'image')}, {length}{extra}")]
 
 
 def _measured(state: RunState) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ class Runner:
                 )
             except OSError as error:
                 raise TrainerError(
-                    f"{doing} failed: {argv[0]} cannot be started", why=error.strerror or str(error), todo=_TODO
+                    f"{doing} failed: {argv[0]} cannot be started", why=error.strerror or str(error), todo=_START_HINT
                 ) from error
             with process:
                 assert process.stdout is not None
@@ -112,7 +112,7 @@ class Runner:
         return TrainerError(f"{doing} failed", why=why, todo=f"the whole output is in {self.log}; then type it again")
 
 
-_TODO: Final = "install it, or mend its permissions"
+_START_HINT: Final = "install it, or mend its permissions"
 
 
 def answer(
