@@ -81,7 +81,11 @@ def test_second_sigint_interrupts(tiny_base: Path, data: Path, tmp_path: Path, m
         time.sleep(1)
 
     at_step(monkeypatch, 1, twice)
-    run = train(tiny_base, data, tmp_path, {"max_train_steps": 20})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        run = train(tiny_base, data, tmp_path, {"max_train_steps": 20})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.code == 130
     assert (run.end["reason"], run.end["message"]) == ("stopped", "interrupted")
 
