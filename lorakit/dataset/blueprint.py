@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.dataset.buckets import BucketSettings, Size
+from lorakit.dataset.captions import CaptionSettings
 from lorakit.dataset.files import is_image_name
 from lorakit.errors import DatasetError
 
@@ -35,8 +36,22 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubsetSettings(CaptionSettings):
+    """How captions and pixels of a folder are used: said on the command line for all, in a dataset TOML for each."""
+
+    caption_extension: str = ".caption"
+    color_aug: bool = False
+    flip_aug: bool = False
+    random_crop: bool = False
+    face_crop_aug_range: tuple[float, float] | None = None
+    alpha_mask: bool = False
+    cache_info: bool = False
+    resize_interpolation: str | None = None
+
+
 @dataclass(frozen=True)
-class DatasetDefaults:
+class DatasetDefaults(SubsetSettings):
     """What the command line gives for everything that a dataset TOML may leave out.
 
     ``resolution`` is (width, height) in pixels. The defaults here are the trainer's own, not lorakit's presets'.
@@ -50,28 +65,7 @@ class DatasetDefaults:
     max_bucket_reso: int = 1024
     bucket_reso_steps: int = 64
     bucket_no_upscale: bool = False
-    resize_interpolation: str | None = None
-    caption_extension: str = ".caption"
-    caption_separator: str = ","
-    shuffle_caption: bool = False
-    keep_tokens: int = 0
-    keep_tokens_separator: str = ""
-    secondary_separator: str | None = None
-    enable_wildcard: bool = False
-    caption_prefix: str | None = None
-    caption_suffix: str | None = None
-    token_warmup_min: int = 1
-    token_warmup_step: float = 0
-    caption_dropout_rate: float = 0.0
-    caption_dropout_every_n_epochs: int = 0
-    caption_tag_dropout_rate: float = 0.0
-    color_aug: bool = False
-    flip_aug: bool = False
-    random_crop: bool = False
-    face_crop_aug_range: tuple[float, float] | None = None
-    alpha_mask: bool = False
     masked_loss: bool = False
-    cache_info: bool = False
     validation_split: float = 0.0
     validation_seed: int | None = None
 
@@ -120,7 +114,7 @@ def parse_range(value: str | tuple[float, float] | None) -> tuple[float, float] 
 
 
 @dataclass(frozen=True)
-class SubsetSpec:
+class SubsetSpec(SubsetSettings):
     """One folder of images (or one metadata file) and how its captions and pixels are used."""
 
     image_dir: Path | None
@@ -129,27 +123,6 @@ class SubsetSpec:
     is_reg: bool = False
     metadata_file: Path | None = None
     conditioning_data_dir: Path | None = None
-    caption_extension: str = ".caption"
-    caption_separator: str = ","
-    shuffle_caption: bool = False
-    keep_tokens: int = 0
-    keep_tokens_separator: str = ""
-    secondary_separator: str | None = None
-    enable_wildcard: bool = False
-    caption_prefix: str | None = None
-    caption_suffix: str | None = None
-    token_warmup_min: int = 1
-    token_warmup_step: float = 0
-    caption_dropout_rate: float = 0.0
-    caption_dropout_every_n_epochs: int = 0
-    caption_tag_dropout_rate: float = 0.0
-    color_aug: bool = False
-    flip_aug: bool = False
-    random_crop: bool = False
-    face_crop_aug_range: tuple[float, float] | None = None
-    alpha_mask: bool = False
-    cache_info: bool = False
-    resize_interpolation: str | None = None
     custom_attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -230,8 +203,7 @@ def _dataset_of(defaults: DatasetDefaults, subsets: tuple[SubsetSpec, ...]) -> D
 
 
 def _named_folders(parent: Path, defaults: DatasetDefaults, *, is_reg: bool) -> tuple[list[SubsetSpec], list[Skipped]]:
-    shared = {f.name for f in fields(SubsetSpec)} & {f.name for f in fields(DatasetDefaults)}
-    values: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
+    values: dict[str, Any] = {f.name: getattr(defaults, f.name) for f in fields(SubsetSettings)}
     found: list[SubsetSpec] = []
     folders, loose = _look_into(parent, is_reg=is_reg)
     skipped = [Skipped(path, "beside the N_name folders: the trainer reads only what is in them") for path in loose]

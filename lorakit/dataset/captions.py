@@ -6,10 +6,6 @@ import math
 import random
 import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lorakit.dataset.blueprint import SubsetSpec
 
 __all__ = ["CaptionSettings", "caption_of_example", "expand_wildcards"]
 
@@ -18,9 +14,9 @@ _WILDCARD = re.compile(r"\{([^}]+)\}")
 _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptionSettings:
-    """What shapes a caption at training time; field names are the trainer's."""
+    """What shapes a caption at training time; field names and defaults are the trainer's."""
 
     caption_separator: str = ","
     shuffle_caption: bool = False
@@ -37,8 +33,8 @@ class CaptionSettings:
     caption_tag_dropout_rate: float = 0.0
 
     @classmethod
-    def of(cls, subset: SubsetSpec) -> CaptionSettings:
-        """The caption settings of a subset."""
+    def of(cls, subset: CaptionSettings) -> CaptionSettings:
+        """The caption settings alone of something that has more, as a subset has."""
         return cls(**{f.name: getattr(subset, f.name) for f in fields(cls)})
 
 
