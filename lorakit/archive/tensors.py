@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from pathlib import Path
@@ -19,7 +20,12 @@ def safetensors_fault(path: Path) -> str | None:
     The file is 8 bytes of header length (little-endian), the JSON header, then the tensors; the header's largest end offset
     must be exactly where the file ends.
     """
-    size = path.stat().st_size
+    found = path.stat()
+    return _fault(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=64)  # the same base model is looked at for every trial of a sweep
+def _fault(path: Path, _changed: int, size: int) -> str | None:
     with open(path, "rb") as file:
         start = file.read(8)
         if len(start) < 8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -87,14 +88,8 @@ def read_base_shapes(path: Path) -> BaseShapes | None:
             return None
         shapes = {"unet": _unet(unet), **{f"te{i}": _text(e, "") for i, e in enumerate(encoders, 1) if e is not None}}
     elif path.suffix.lower() == ".safetensors" and path.is_file():
-        header = _header(path)
-        unet = _under(header, "model.diffusion_model.")
-        te2 = _under(header, "conditioner.embedders.1.model.")
-        shapes = {
-            "unet": _unet(unet),
-            "te1": _text(header, r"^conditioner\.embedders\.0\."),
-            "te2": _open_clip(te2),
-        }
+        found = path.stat()
+        shapes = dict(_checkpoint(path, found.st_mtime_ns, found.st_size))
     else:
         return None
     if missing := [name for name, part in shapes.items() if not part.modules]:
@@ -111,6 +106,16 @@ def _folder_header(folder: Path, stem: str) -> Shapes | None:
         if (folder / name).is_file():
             return _header(folder / name)
     return None
+
+
+@functools.lru_cache(maxsize=8)  # a sweep asks for the same file a thousand times
+def _checkpoint(path: Path, _changed: int, _size: int) -> BaseShapes:
+    header = _header(path)
+    return {
+        "unet": _unet(_under(header, "model.diffusion_model.")),
+        "te1": _text(header, r"^conditioner\.embedders\.0\."),
+        "te2": _open_clip(_under(header, "conditioner.embedders.1.model.")),
+    }
 
 
 def _header(path: Path) -> Shapes:

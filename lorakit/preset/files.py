@@ -25,7 +25,7 @@ from lorakit.workspace import find_workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Provenance", "ResolvedPreset", "find_preset", "load_preset", "load_text", "with_seed"]
+__all__ = ["PresetFiles", "Provenance", "ResolvedPreset", "find_preset", "load_preset", "load_text", "with_seed"]
 
 _SUFFIX = ".toml"
 
@@ -45,36 +45,61 @@ class ResolvedPreset:
     chain: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class PresetFiles:
+    """A preset file and its parents, read and checked once, to be resolved with as many overrides as there are trials.
+
+    ``layers`` are nearest first; ``problems`` is what is wrong in the files themselves.
+    """
+
+    layers: tuple[Layer, ...]
+    source: Source
+    chain: tuple[Path, ...]
+    problems: tuple[Problem, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> PresetFiles:
+        """The file with its parents; what is wrong in them is told when it is resolved."""
+        problems: list[Problem] = []
+        files = _chain(source, problems)
+        layers = tuple(Layer("preset" if file is source else "parent", _values(file), file) for file in files)
+        for layer in layers:
+            problems += _check(layer)
+        return cls(layers, source, tuple(file.path for file in files), tuple(problems))
+
+    @classmethod
+    def read(cls, path: Path) -> PresetFiles:
+        """The files of the preset at ``path``. Raises PresetError when it cannot be read."""
+        return cls.of(read_source(path))
+
+    def resolve(self, overrides: Sequence[str] = ()) -> ResolvedPreset:
+        """The preset with ``KEY=VALUE`` overrides, later ones winning. Raises PresetError with everything that is wrong."""
+        problems = list(self.problems)
+        sets = list(_override_layers(overrides, problems))
+        for layer in sets:
+            problems += _check(layer)
+        data, origins = merge([*reversed(self.layers), *sets])
+        try:
+            preset = Preset.model_validate(data)
+        except ValidationError as error:
+            problems += gaps(error, self.source)
+            preset = None
+        if preset is None or problems:
+            raise _refusal(self.source, problems)
+        return ResolvedPreset(preset, _provenance(preset, origins), self.source.text, self.source.path, self.chain)
+
+
 def load_preset(path: Path, overrides: Sequence[str] = ()) -> ResolvedPreset:
     """Load a preset file with its parents (``extends``) and ``KEY=VALUE`` overrides, later ones winning.
 
     Raises PresetError whose ``problems`` hold everything that is wrong in any of the files and overrides.
     """
-    return _load(read_source(path), overrides)
+    return PresetFiles.read(path).resolve(overrides)
 
 
 def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> ResolvedPreset:
     """:func:`load_preset` of a text as if it stood at ``path``."""
-    return _load(parse_source(path, text), overrides)
-
-
-def _load(source: Source, overrides: Sequence[str]) -> ResolvedPreset:
-    problems: list[Problem] = []
-    files = _chain(source, problems)
-    layers = [Layer("preset" if file is source else "parent", _values(file), file) for file in files]
-    sets = list(_override_layers(overrides, problems))
-    for layer in (*layers, *sets):
-        problems += _check(layer)
-    data, origins = merge([*reversed(layers), *sets])
-    try:
-        preset = Preset.model_validate(data)
-    except ValidationError as error:
-        problems += gaps(error, source)
-        preset = None
-    if preset is None or problems:
-        raise _refusal(source, problems)
-    chain = tuple(file.path for file in files)
-    return ResolvedPreset(preset, _provenance(preset, origins), source.text, source.path, chain)
+    return PresetFiles.of(parse_source(path, text)).resolve(overrides)
 
 
 def _refusal(source: Source, problems: Sequence[Problem]) -> PresetError:

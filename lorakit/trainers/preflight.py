@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import functools
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -74,8 +75,13 @@ def check_builtin(preset: Preset) -> tuple[Finding, ...]:
     """What the built-in trainer would refuse, or take without effect, in the command of this preset."""
     speakable = preset if preset.seed is not None else preset.model_copy(update={"seed": 0})
     paths = RenderPaths(Path("/"), Path("/"), Path("/"))
-    arguments = Catalogue.load().parser().parse_args(render(speakable, paths, kind="builtin"))
+    arguments = _parser().parse_args(render(speakable, paths, kind="builtin"))
     return ordered(TABLE.look(preset, arguments))
+
+
+@functools.cache
+def _parser() -> ArgumentParser:
+    return Catalogue.load().parser()
 
 
 def _place(dest: str) -> str:
