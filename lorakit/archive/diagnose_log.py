@@ -1,19 +1,17 @@
-"""Why a training ended the way it did, in one line, from the facts and the log (pure but for reading the log's tail)."""
+"""Why a training ended the way it did, in one line, from the facts and the log (pure)."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
-__all__ = ["Evidence", "Reason", "Status", "Verdict", "diagnose", "log_tail"]
+from lorakit.archive.trainer_log import log_tail
 
-_TAIL_BYTES: Final = 65536
+__all__ = ["Evidence", "Reason", "Status", "Verdict", "diagnose", "log_tail"]
 
 
 class Status(StrEnum):
@@ -36,6 +34,8 @@ class Reason(StrEnum):
     OK = "ok"
     STOPPED_BY_USER = "stopped-by-user"
     TERMINATED = "terminated"
+    PREEMPTED = "preempted"
+    TIMED_OUT = "timed-out"
     OOM_CUDA = "oom-cuda"
     OOM_KILLED = "oom-killed"
     NAN = "nan"
@@ -63,7 +63,9 @@ class Evidence:
     ``code``/``signal`` are of the rank that failed first (or 0/None); ``started`` whether any rank started;
     ``unreported`` the ranks that could not record an end; ``oom_kills`` how often the kernel killed for memory meanwhile;
     ``launcher`` accelerate's exit code; ``stop_level`` the stop that was asked for, ``keeper_signalled`` whether by a signal
-    to the keeper rather than by the user's word, ``after_checkpoint`` whether its next checkpoint was waited for; ``nan_since`` the step from which on
+    to the keeper rather than by the user's word, ``batch_job`` the batch system's job that this happened in and ``batch_time_up``
+    whether its time was over; ``stalled`` says for how long nothing moved when that ended it;
+    ``after_checkpoint`` whether its next checkpoint was waited for; ``nan_since`` the step from which on
     every loss was NaN or infinite; ``result`` is "whole", "torn" or "missing": the final LoRA file.
     """
 
@@ -76,6 +78,9 @@ class Evidence:
     launcher: int = 0
     stop_level: int = 0
     keeper_signalled: bool = False
+    batch_job: str = ""
+    batch_time_up: bool = False
+    stalled: str = ""
     after_checkpoint: bool = False
     end_reason: str | None = None
     end_message: str = ""
@@ -88,11 +93,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Status, reason, and one line for the reader."""
+    """Status, reason, one line for the reader, and one line of evidence: which record or log line shows it."""
 
     status: Status
     reason: Reason
     message: str
+    evidence: str = field(default="", compare=False)
 
 
 def diagnose(evidence: Evidence) -> Verdict:
@@ -101,6 +107,11 @@ def diagnose(evidence: Evidence) -> Verdict:
     Success needs all of: exit code 0 of every rank and a whole final LoRA file. What the user asked for comes before what the
     log says, what the log says before what the exit code says.
     """
+    if evidence.stalled:
+        at = f"failed at {_steps(evidence)}" if evidence.started else "never started"
+        message = f"{at}: it made no progress for {evidence.stalled} and was ended"
+        seen = f"progress.jsonl: no step, file or sample for {evidence.stalled}, as long as launch.no_progress_timeout allows"
+        return Verdict(Status.FAILED, Reason.TIMED_OUT, message, seen)
     if evidence.stop_level > 0:
         return _stopped(evidence)
     failed = evidence.code != 0 or evidence.unreported or (evidence.launcher != 0 and not evidence.started)
@@ -111,7 +122,8 @@ def diagnose(evidence: Evidence) -> Verdict:
     if evidence.end_reason == "stopped":
         return _stopped(evidence)
     if not evidence.started:
-        return Verdict(Status.FAILED, Reason.NEVER_STARTED, _with_log("the training never started", evidence.log))
+        message = _with_log("the training never started", evidence.log)
+        return Verdict(Status.FAILED, Reason.NEVER_STARTED, message, "ranks/: no rank recorded that it began")
     if evidence.result != "whole":
         return _without_result(evidence)
     if evidence.launcher != 0:
@@ -119,8 +131,13 @@ def diagnose(evidence: Evidence) -> Verdict:
             Status.OK,
             Reason.OK,
             f"{_steps(evidence)} (accelerate itself ended with {_how(evidence.launcher)} afterwards)",
+            _WELL,
         )
-    return Verdict(Status.OK, Reason.OK, _steps(evidence))
+    return Verdict(Status.OK, Reason.OK, _steps(evidence), _WELL)
+
+
+#: What shows that all is well.
+_WELL: Final = "every rank ended with exit code 0, and the final LoRA file is whole"
 
 
 def _stopped(evidence: Evidence) -> Verdict:
@@ -133,16 +150,34 @@ def _stopped(evidence: Evidence) -> Verdict:
         and evidence.result == "whole"
         and _complete(evidence)
     ):
-        return Verdict(Status.OK, Reason.OK, _steps(evidence))
+        return Verdict(Status.OK, Reason.OK, _steps(evidence), _WELL)
     if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
-        return Verdict(Status.FAILED, found.reason, found.message)
+        return Verdict(Status.FAILED, found.reason, found.message, found.evidence)
     if evidence.after_checkpoint and evidence.stop_level == 2:
         message = f"stopped by the user at {_steps(evidence)}, right after a checkpoint"
     if evidence.keeper_signalled:
-        message = f"ended by a signal to its keeper at {_steps(evidence)}, as when a machine goes down; {kept}"
-        return Verdict(Status.STOPPED, Reason.TERMINATED, message)
-    return Verdict(Status.STOPPED, Reason.STOPPED_BY_USER, message)
+        return _terminated(evidence, kept)
+    asked = "stop" if evidence.stop_level <= 1 else f"stop-{evidence.stop_level}"
+    said = "" if evidence.end_reason is None else f"; the trainer's last word: {evidence.end_reason}"
+    return Verdict(
+        Status.STOPPED, Reason.STOPPED_BY_USER, message, f"{asked}: the request is in the attempt's folder{said}"
+    )
+
+
+def _terminated(evidence: Evidence, kept: str) -> Verdict:
+    """The keeper got a TERM: a batch system's, or the machine's own."""
+    at = _steps(evidence)
+    if not evidence.batch_job:
+        message = f"ended by a signal to its keeper at {at}, as when a machine goes down; {kept}"
+        return Verdict(Status.STOPPED, Reason.TERMINATED, message, "SIGTERM to the keeper")
+    if evidence.batch_time_up:
+        message = f"ended at {at} because the time of job {evidence.batch_job} was over; {kept}"
+        return Verdict(
+            Status.STOPPED, Reason.TIMED_OUT, message, f"SIGTERM to the keeper at the end of job {evidence.batch_job}"
+        )
+    message = f"preempted at {at}: job {evidence.batch_job} was ended before its time; {kept}"
+    return Verdict(Status.STOPPED, Reason.PREEMPTED, message, f"SIGTERM to the keeper within job {evidence.batch_job}")
 
 
 def _complete(evidence: Evidence) -> bool:
@@ -153,14 +188,23 @@ def _without_result(evidence: Evidence) -> Verdict:
     text = "\n".join(evidence.log)
     if "No data found" in text:
         return Verdict(
-            Status.FAILED, Reason.NO_DATA, "the trainer found no images to train on (it ended with exit code 0)"
+            Status.FAILED,
+            Reason.NO_DATA,
+            "the trainer found no images to train on (it ended with exit code 0)",
+            "trainer.log: No data found",
         )
     if evidence.result == "torn":
-        return Verdict(Status.FAILED, Reason.TORN_RESULT, "the final LoRA file is incomplete")
+        return Verdict(
+            Status.FAILED,
+            Reason.TORN_RESULT,
+            "the final LoRA file is incomplete",
+            "its size is not what its header promises",
+        )
     return Verdict(
         Status.FAILED,
         Reason.NO_RESULT,
         _with_log("the trainer ended with exit code 0 but wrote no final LoRA file", evidence.log),
+        "weights/: the file is not there",
     )
 
 
@@ -168,45 +212,63 @@ def _failed(evidence: Evidence) -> Verdict:
     at = f"failed at step {evidence.steps}" + (f" of {evidence.total_steps}" if evidence.total_steps else "")
     if not evidence.started and evidence.steps == 0:
         at = "never started"
-    reason, why = _why(evidence)
+    reason, why, seen = _why(evidence)
     if reason is Reason.ERROR and not evidence.started:
         reason = Reason.NEVER_STARTED
-    return Verdict(Status.FAILED, reason, f"{at}: {why}")
+    return Verdict(Status.FAILED, reason, f"{at}: {why}", seen)
 
 
-def _why(evidence: Evidence) -> tuple[Reason, str]:
+def _why(evidence: Evidence) -> tuple[Reason, str, str]:
+    """Reason, cause in words, and what shows it."""
     lines = without_launcher(evidence.log)
     exception = last_exception(lines)
     # What ended it is the last exception; only what no exception may tell is looked for in the whole log.
     for text, causes in ((exception or "", _CAUSES), ("\n".join(lines), _CAUSES[:_ANYWHERE])):
         for pattern, reason, explain in causes:
             if found := list(pattern.finditer(text)):
-                return reason, explain(found[-1])
+                return reason, explain(found[-1]), _logged(found[-1].group(0).splitlines()[0])
     if evidence.end_reason == "nan" or evidence.nan_since is not None:
         since = "" if evidence.nan_since is None else f" at step {evidence.nan_since} and stayed so"
-        return Reason.NAN, evidence.end_message or f"the loss became NaN or infinite{since}"
+        said = evidence.end_message or f"the loss became NaN or infinite{since}"
+        seen = (
+            f"no finite loss from step {evidence.nan_since} on"
+            if evidence.nan_since is not None
+            else "the end says nan"
+        )
+        return Reason.NAN, said, f"progress.jsonl: {seen}"
     if evidence.launcher == -signal.SIGKILL and evidence.signal in {None, signal.SIGTERM, signal.SIGKILL}:
-        return Reason.LAUNCHER_LOST, "its launcher was killed by signal 9 (SIGKILL), and the training ended with it"
+        said = "its launcher was killed by signal 9 (SIGKILL), and the training ended with it"
+        return Reason.LAUNCHER_LOST, said, "launcher.json: that process ended by signal 9 (SIGKILL)"
     if evidence.signal is not None:
         return _signalled(evidence, evidence.signal)
     if evidence.unreported:
         ranks = ", ".join(str(rank) for rank in evidence.unreported)
-        return Reason.SIGNALLED, f"rank {ranks} was killed before it could say how it ended"
+        said = f"rank {ranks} was killed before it could say how it ended"
+        return Reason.SIGNALLED, said, f"ranks/: no exit record of rank {ranks}"
     if evidence.code == 2 and (usage := _last(lines, re.compile(r"error: (.+)"))):
-        return Reason.BAD_ARGUMENTS, f"the trainer refused its arguments: {usage}"
+        return Reason.BAD_ARGUMENTS, f"the trainer refused its arguments: {usage}", _logged(f"error: {usage}")
     if evidence.end_reason == "error" and evidence.end_message:
-        return Reason.ERROR, evidence.end_message.splitlines()[0]
+        return Reason.ERROR, evidence.end_message.splitlines()[0], "progress.jsonl: the trainer's own end says error"
     if exception is not None:
-        return Reason.ERROR, exception
+        return Reason.ERROR, exception, _logged(exception)
     code = evidence.code if evidence.code not in {None, 0} else evidence.launcher
     who = f"rank {evidence.rank} " if evidence.rank else ""
-    return Reason.ERROR, _with_log(f"{who}ended with {_how(code or 0)}", lines)
+    record = f"ranks/exit-{evidence.rank}.json" if evidence.code not in {None, 0} else "accelerate's launcher"
+    seen = f"{record}: {_how(code or 0)}"
+    return Reason.ERROR, _with_log(f"{who}ended with {_how(code or 0)}", lines), seen
 
 
-def _signalled(evidence: Evidence, number: int) -> tuple[Reason, str]:
+def _logged(line: str) -> str:
+    return f"trainer.log: {line.strip()[:200]}"
+
+
+def _signalled(evidence: Evidence, number: int) -> tuple[Reason, str, str]:
+    how = f"signal {number} ({_signal_name(number)})"
+    seen = f"ranks/exit-{evidence.rank}.json: {how}"
     if number == signal.SIGKILL and evidence.oom_kills:
-        return Reason.OOM_KILLED, f"the machine ran out of memory and the kernel killed rank {evidence.rank}"
-    return Reason.SIGNALLED, f"rank {evidence.rank} was killed by signal {number} ({_signal_name(number)})"
+        said = f"the machine ran out of memory and the kernel killed rank {evidence.rank}"
+        return Reason.OOM_KILLED, said, f"{seen}; the kernel counts {evidence.oom_kills} more kills for want of memory"
+    return Reason.SIGNALLED, f"rank {evidence.rank} was killed by {how}", seen
 
 
 def _signal_name(number: int) -> str:
@@ -332,21 +394,3 @@ def without_launcher(lines: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(kept)
     begin = max((at for at in range(end) if kept[at].startswith("Traceback (most recent call last)")), default=end)
     return tuple(kept[:begin])
-
-
-def log_tail(path: Path, lines: int = 40) -> tuple[str, ...]:
-    """The last lines of a log as a terminal would show them: what a carriage return overwrote is left out; reads at most 64 KiB."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            data = file.read()
-    except OSError:
-        return ()
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode("utf-8", "replace"))
-    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    if size > _TAIL_BYTES:
-        shown = shown[1:]
-    while shown and not shown[-1]:
-        shown.pop()
-    return tuple(shown[-lines:])

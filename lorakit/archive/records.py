@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lorakit.archive.diagnose_log import Reason, Status
 from lorakit.archive.progress import Progress, read_progress
 from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
-from lorakit.launch.processes import ProcessId, is_locked, this_host
+from lorakit.errors import ArchiveError
+from lorakit.launch.processes import ProcessId, boot_id, boot_seconds, is_locked, this_host
 
-__all__ = ["RunState", "Status", "is_alive", "state"]
+__all__ = ["RunState", "Status", "is_alive", "is_newer", "require_writable", "state"]
 
 #: Seconds between the birth of a run and the moment its keeper must have written that it started.
 BIRTH_GRACE: Final = 30.0
@@ -24,14 +25,16 @@ class RunState:
     """Everything a list of runs shows about one, computed from its facts at one moment.
 
     ``status`` is prepared, running, ok, failed, stopped, interrupted, unknown (another machine's) or damaged; ``reason`` a
-    stable word for why; ``message`` one line for the reader. Losses as in Progress. Times in unix seconds, ``seconds``
-    is wall time, memory in bytes. ``problems`` names records that cannot be read.
+    stable word for why; ``message`` one line for the reader, ``evidence`` one line of what shows it. Losses as in Progress. Times in unix seconds, ``seconds``
+    is wall time, memory in bytes. ``problems`` names records that cannot be read; ``read_only`` says that a newer lorakit
+    wrote some of them, so that this one shows the run and never writes to it.
     """
 
     run: Run
     status: Status
     reason: Reason = Reason.NONE
     message: str = ""
+    evidence: str = ""
     attempt: int = 1
     name: str = ""
     phase: str = ""
@@ -56,6 +59,7 @@ class RunState:
     log_tail: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
+    read_only: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -91,11 +95,7 @@ def state(run: Run) -> RunState:
         "ended.json": read_record(attempt.ended),
     }
     problems = tuple(f"{name}: {value['damaged']}" for name, value in records.items() if value and "damaged" in value)
-    problems += tuple(
-        f"{name}: written by a newer lorakit (schema {value['schema']})"
-        for name, value in records.items()
-        if value and isinstance(value.get("schema"), int) and value["schema"] > SCHEMA
-    )
+    newer = tuple(f"{name}: {_newer(value)}" for name, value in records.items() if value and is_newer(value))
     request, started, ended = (None if value is None or "damaged" in value else value for value in records.values())
     if records["request.json"] is None:
         problems += ("request.json: missing",)
@@ -110,15 +110,40 @@ def state(run: Run) -> RunState:
         "problems": problems,
     }
     if ended is not None:
-        return _ended(common, ended)
-    return _unended(common, attempt, started, broken=records["ended.json"] is not None)
+        found = _ended(common, ended)
+    else:
+        found = _unended(common, attempt, started, broken=records["ended.json"] is not None)
+    return replace(found, problems=(*found.problems, *newer), read_only=True) if newer else found
+
+
+def is_newer(record: Mapping[str, Any]) -> bool:
+    """Whether a record has a schema that this lorakit does not know yet."""
+    schema = record.get("schema")
+    return isinstance(schema, int) and schema > SCHEMA
+
+
+def _newer(record: Mapping[str, Any]) -> str:
+    return f"written by a newer lorakit (schema {record['schema']}): shown as far as it is understood, never changed"
+
+
+def require_writable(run: Run) -> None:
+    """Raise ArchiveError when a newer lorakit wrote this run: what is not understood is not written to."""
+    attempt = run.last_attempt
+    for path in (run.request, run.command_json, attempt.started, attempt.ended, run.manifest(attempt.number)):
+        record = read_record(path)
+        if record is not None and is_newer(record):
+            raise ArchiveError(
+                f"{run.id} is of a newer lorakit, and this one does not change it",
+                why=f"{path.name} has schema {record['schema']}; this lorakit knows {SCHEMA}",
+                todo="install the newer lorakit; lorakit show works",
+            )
 
 
 def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
     try:
         status, reason = Status(ended["status"]), Reason(ended.get("reason", ""))
     except (KeyError, ValueError):
-        status, reason = Status.DAMAGED, Reason.RECORDS
+        status, reason = (Status.UNKNOWN if is_newer(ended) else Status.DAMAGED), Reason.RECORDS
     if common["problems"] and status is Status.OK:
         status, reason = Status.DAMAGED, Reason.RECORDS
         common = {**common, "message": "; ".join(common["problems"])}
@@ -126,7 +151,7 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
     checkpoints = ended.get("checkpoints")
     tail = ended.get("log_tail")
     return RunState(
-        **{"message": str(ended.get("message", "")), **common},
+        **{"message": str(ended.get("message", "")), "evidence": str(ended.get("evidence", "")), **common},
         **values,
         status=status,
         reason=reason,
@@ -144,12 +169,33 @@ def _unended(common: dict[str, Any], attempt: Attempt, started: Mapping[str, Any
     values["phase"] = progress.phase
     values["checkpoints"] = sum(saved.kind != "state" for saved in progress.saved)
     status, reason, message = _life(common, attempt, started, broken=broken)
+    evidence = _evidence_of(reason, started)
     if common["started"] is not None and status is Status.RUNNING:
-        values["seconds"] = max(0.0, time.time() - common["started"])
+        values["seconds"] = _running_for(started or {}, common["started"])
     if status is Status.INTERRUPTED and values["steps"]:
         of = f" of {progress.total_steps}" if progress.total_steps else ""
         message = f"{message} at step {progress.steps}{of}"
-    return RunState(**common, **values, status=status, reason=reason, message=message)
+    return RunState(**common, **values, status=status, reason=reason, message=message, evidence=evidence)
+
+
+def _running_for(started: Mapping[str, Any], since: float) -> float:
+    """Seconds since a run on this machine began: by the clock that nobody can set, where it was recorded in this boot."""
+    keeper, began = ProcessId.from_json(started.get("keeper")), _number(started.get("boot_seconds"))
+    if keeper is not None and began is not None and keeper.boot_id == boot_id() and keeper.is_here:
+        return max(0.0, boot_seconds() - began)
+    return max(0.0, time.time() - since)
+
+
+def _evidence_of(reason: Reason, started: Mapping[str, Any] | None) -> str:
+    """What shows that a run without an end is not running."""
+    keeper = ProcessId.from_json((started or {}).get("keeper"))
+    if reason is Reason.NEVER_STARTED:
+        return "no started.json, and nobody holds alive.lock"
+    if reason is not Reason.KEEPER_LOST or keeper is None:
+        return ""
+    if keeper.boot_id != boot_id():
+        return f"its keeper, pid {keeper.pid}, lived before this machine's last start; there is no ended.json"
+    return f"its keeper, pid {keeper.pid}, is gone, and nobody holds alive.lock; there is no ended.json"
 
 
 def _life(
@@ -200,4 +246,5 @@ def _tags(path: Path) -> tuple[str, ...]:
 def started_record(run: Run, attempt: Attempt, **facts: Any) -> dict[str, Any]:
     """The content of started.json: which attempt, when, and who keeps it."""
     keeper = asdict(ProcessId.current())
-    return {"schema": SCHEMA, "run": run.id, "attempt": attempt.number, "time": time.time(), "keeper": keeper, **facts}
+    now = {"time": time.time(), "boot_seconds": round(boot_seconds(), 3)}
+    return {"schema": SCHEMA, "run": run.id, "attempt": attempt.number, **now, "keeper": keeper, **facts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import socket
@@ -23,6 +24,7 @@ __all__ = [
     "is_locked",
     "processes_with_cookie",
     "require_linux",
+    "take_lock",
     "this_host",
 ]
 
@@ -31,6 +33,8 @@ COOKIE_ENV: Final = "LORAKIT_RUN"
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid; all zero ranges mean the whole file.
 _FLOCK: Final = "hhqqi4x"
+#: How a file system says that it has no locks.
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 def require_linux() -> None:
@@ -55,6 +59,11 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def boot_seconds() -> float:
+    """Seconds since this machine started, suspension included: a clock that nobody can set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,26 @@ def hold_lock(path: Path) -> int:
     with contextlib.suppress(OSError):
         fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     return handle
+
+
+def take_lock(handle: int, *, exclusive: bool) -> bool:
+    """Lock an open file, or change the lock it has in one step, without waiting; False when others are in the way.
+
+    The lock ends when the last process that has the descriptor closes it or dies. On a file system without locks nobody is in
+    the way. Raises TrainerError on other systems than Linux.
+    """
+    require_linux()
+    import fcntl
+
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def is_locked(path: Path) -> bool:

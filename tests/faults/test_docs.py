@@ -23,7 +23,7 @@ def rows() -> dict[int, list[str]]:
     return found
 
 
-def tests_of(cell: str) -> list[tuple[str, str]]:
+def named_in(cell: str) -> list[tuple[str, str]]:
     """``file.py::name`` words of a cell; a name alone stands in the file before it."""
     found = []
     file = ""
@@ -45,7 +45,7 @@ def test_all_32_faults_are_listed() -> None:
 
 def test_every_test_that_is_named_exists() -> None:
     for number, (_, _, after, cell) in rows().items():
-        for file, name in tests_of(cell):
+        for file, name in named_in(cell):
             assert (ROOT / "tests" / file).is_file(), f"row {number}: tests/{file}"
             assert name in functions(ROOT / "tests" / file), f"row {number}: {file}::{name}"
             assert after, f"row {number} has tests and does not say what they hold"
@@ -53,4 +53,4 @@ def test_every_test_that_is_named_exists() -> None:
 
 def test_every_row_is_held_by_a_test_or_says_that_it_is_not() -> None:
     for number, (_, _, _, cell) in rows().items():
-        assert tests_of(cell) or cell == ("later" if number in LATER else "to come"), f"row {number}: {cell!r}"
+        assert named_in(cell) or cell == ("later" if number in LATER else "to come"), f"row {number}: {cell!r}"
