@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from lorakit.archive.run import Run
-from lorakit.atomic import dump_json, fsync_dir
+from lorakit.atomic import claimed, crash_point, dump_json, fsync_dir, move
 from lorakit.errors import ArchiveError, DiskError, LorakitError
 
-__all__ = ["STAGING", "Birth", "birth", "slug"]
+__all__ = ["STAGING", "Birth", "birth", "flush_tree", "slug"]
 
 #: Folders being prepared begin with this; readers of the archive ignore them.
 STAGING: Final = ".birth-"
@@ -54,6 +54,7 @@ class Birth:
         path = self.staging / target.relative_to(self.run.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+        crash_point("birth:file")
 
     def write_json(self, target: Path, value: Any) -> None:
         """Write a JSON record of the run, named by its future path."""
@@ -78,10 +79,12 @@ def birth(runs_dir: Path, name: str, *, now: float | None = None) -> Iterator[Bi
     """
     run, staging = _claim(runs_dir, slug(name), time.time() if now is None else now)
     try:
-        yield Birth(run, staging)
-        _flush(staging)
-        os.rename(staging, run.path)
-        fsync_dir(runs_dir)
+        with claimed(staging):
+            crash_point("birth:claimed")
+            yield Birth(run, staging)
+            crash_point("birth:written")
+            flush_tree(staging)
+            move(staging, run.path)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise _disk_error(runs_dir, error) from error
@@ -118,7 +121,7 @@ def _claim(runs_dir: Path, name: str, now: float) -> tuple[Run, Path]:
     )
 
 
-def _flush(folder: Path) -> None:
+def flush_tree(folder: Path) -> None:
     """Put every file and folder on disk, so that the rename never shows half a run after a power loss."""
     for path, _, names in os.walk(folder, topdown=False):
         for name in names:
