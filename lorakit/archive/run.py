@@ -44,6 +44,16 @@ class Attempt:
         return self.path / "ended.json"
 
     @property
+    def resumed(self) -> Path:
+        """Fact: this attempt goes on from a state of an earlier one (which, at which step, who asked)."""
+        return self.path / "resumed.json"
+
+    @property
+    def command(self) -> Path:
+        """The launch line of a further attempt; the first one's is the run's own command.json."""
+        return self.path / "command.json"
+
+    @property
     def ranks(self) -> Path:
         """Facts of the shims: rank-N.json, exit-N.json."""
         return self.path / "ranks"
@@ -193,6 +203,18 @@ class Run:
         """One attempt, 1-based; it need not exist."""
         return Attempt(self.attempts / f"{number:02d}")
 
+    def command_of(self, number: int) -> Path:
+        """The record of an attempt's launch line."""
+        return self.command_json if number == 1 else self.attempt(number).command
+
+    def weights_of(self, number: int) -> Path:
+        """Where an attempt writes: weights/, later ones weights/NN/, for what an earlier seal covers never changes."""
+        return self.weights if number == 1 else self.weights / f"{number:02d}"
+
+    def state_of(self, number: int) -> Path:
+        """Where an attempt's training states are kept: state/, later ones state/NN/."""
+        return self.state if number == 1 else self.state / f"{number:02d}"
+
     def manifest(self, number: int) -> Path:
         """The seal of an attempt."""
         return self.path / f"manifest-{number:02d}.json"
@@ -214,7 +236,10 @@ class Run:
         asked = Path(path)
         candidates = [asked] if asked.is_absolute() else [self.path / asked]
         if self.id in asked.parts:
-            candidates.append(self.path.joinpath(*asked.parts[asked.parts.index(self.id) + 1 :]))
+            inside = asked.parts[asked.parts.index(self.id) + 1 :]
+            candidates.append(self.path.joinpath(*inside))
+            if inside[:1] == ("weights",):
+                candidates.append(self.state.joinpath(*inside[1:]))
         candidates += [folder / asked.name for folder in (self.state, self.samples, self.weights)]
         return next((candidate for candidate in candidates if candidate.exists()), None)
 

@@ -39,7 +39,7 @@ class Difference:
 def sealed_files(run: Run) -> Iterator[Path]:
     """Every file that a seal covers, sorted; symbolic links, manifests and temporaries are left out."""
     for folder, folders, names in os.walk(run.path):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if TEMP_MARK not in name)
         here = Path(folder)
         if here == run.path:
             folders[:] = [name for name in folders if name not in UNSEALED]

@@ -26,6 +26,7 @@ from lorakit.archive.records import results, started_record
 from lorakit.archive.reserve import Reserve
 from lorakit.archive.run import SCHEMA, Attempt, Run
 from lorakit.archive.seal import seal
+from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import dump_json, write_once
 from lorakit.bake.relay import Relay
@@ -36,8 +37,6 @@ from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, tra
 
 #: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
 _READ_LINES, _KEPT_LINES = 400, 20
-#: What the trainer adds to a state folder's name.
-_STATE_MARK = "-state"
 #: Trainers that do not write the run protocol of their own accord.
 _SILENT = frozenset({"sd-scripts"})
 #: How the protocol calls what the archive calls a status.
@@ -67,7 +66,7 @@ def main() -> None:
 def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
     hold_lock(attempt.alive)
-    command = json.loads(run.command_json.read_bytes().decode("utf-8", "surrogateescape"))
+    command = json.loads(run.command_of(attempt.number).read_bytes().decode("utf-8", "surrogateescape"))
     wishes = _Wishes(attempt, _relay(attempt, command))
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
@@ -190,18 +189,6 @@ def _record_launcher(attempt: Attempt, who: ProcessId) -> None:
     write_once(attempt.path / "launcher.json", dump_json({"schema": SCHEMA, **who.to_json()}))
 
 
-def settle(run: Run) -> None:
-    """Bring what the trainer wrote to its place: training states move from weights/ to state/.
-
-    Samples are there already: weights/sample is a link to samples/.
-    """
-    run.state.mkdir(exist_ok=True)
-    for path in sorted(run.weights.iterdir()) if run.weights.is_dir() else ():
-        target = run.state / path.name
-        if path.is_dir() and not path.is_symlink() and path.name.endswith(_STATE_MARK) and not target.exists():
-            path.rename(target)
-
-
 def _end(
     run: Run,
     attempt: Attempt,
@@ -245,7 +232,7 @@ def _end(
         "ranks": [rank.to_json() for rank in outcome.ranks] if outcome else [],
         "unreported": list(outcome.unreported) if outcome else [],
         "survivors": list(outcome.survivors) if outcome else [],
-        "checkpoints": _checkpoints(run),
+        "checkpoints": checkpoints(run),
         "warnings": list(progress.warnings[:20]),
         "log_tail": list(log[-_KEPT_LINES:]),
     }
@@ -285,18 +272,6 @@ def _result(run: Run, command: dict[str, Any]) -> str:
     if not path.is_file():
         return "missing"
     return "torn" if weights_fault(path) else "whole"
-
-
-def _checkpoints(run: Run) -> list[dict[str, Any]]:
-    """Every weights file with its size and, when it is not whole, its fault."""
-    found = []
-    for path in sorted(run.weights.glob("*")):
-        if path.suffix in {".safetensors", ".ckpt", ".pt"} and path.is_file():
-            entry: dict[str, Any] = {"path": f"weights/{path.name}", "bytes": path.stat().st_size}
-            if fault := weights_fault(path):
-                entry["fault"] = fault
-            found.append(entry)
-    return found
 
 
 def _write_end(reserve: Reserve, record: dict[str, Any]) -> None:
