@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -152,20 +153,31 @@ def launch_argv(
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody uses now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """A TCP port that nobody uses now on any address of this machine."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+            server.bind(("127.0.0.1", 0))
+            port = int(server.getsockname()[1])
+        if port_is_free(port):
+            return port
 
 
 def port_is_free(port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Whether nobody listens on a port, on any address of this machine: the ranks' meeting point takes them all."""
+    for family, every in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 (taken and given back)
         try:
-            server.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+            server = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:  # a machine without IPv6
+            continue
+        with server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                server.bind((every, port))
+            except OSError as error:
+                if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                    return False
     return True
 
 

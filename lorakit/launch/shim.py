@@ -66,7 +66,8 @@ def main() -> None:
     if attempt and reserve:
         how = {"code": os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else None}
         how["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        end = {"ended": time.time(), "seconds": round(time.monotonic() - clock, 3), **how}
+        now = time.monotonic()  # one clock for all ranks of a machine: who ended first does not hang on the time of day
+        end = {"ended": time.time(), "ticked": round(now, 6), "seconds": round(now - clock, 3), **how}
         use_reserve(reserve, os.path.join(attempt, "ranks", f"exit-{rank}.json"), {**record, **end})
     end_like(status)
 

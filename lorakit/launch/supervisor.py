@@ -28,6 +28,8 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 TICK: Final = 0.1
 #: Seconds a trainer may take to die of TERM before it is killed.
 TERM_GRACE: Final = 15.0
+#: Seconds a killed launcher may take to be gone; one that the kernel holds on to is left behind, and named.
+KILL_GRACE: Final = 10.0
 #: Seconds the ranks may take to end by themselves once the launcher is gone.
 ORPHAN_GRACE: Final = 8.0
 #: Seconds that other processes of the training may take once every rank has ended.
@@ -62,12 +64,13 @@ class Launch:
 
 @dataclass(frozen=True)
 class RankExit:
-    """How one rank ended: ``code`` or ``signal`` is set; ``ended`` in unix seconds."""
+    """How one rank ended: ``code`` or ``signal`` is set; ``ended`` in unix seconds, ``ticked`` by a clock that nobody sets."""
 
     rank: int
     code: int | None
     signal: int | None
     ended: float
+    ticked: float = 0.0
 
     @property
     def failed(self) -> bool:
@@ -83,12 +86,12 @@ class RankExit:
 class Outcome:
     """How a training ended.
 
-    ``launcher`` is accelerate's own exit code (negative: the signal that ended it); ``ranks`` the truth about each rank that
+    ``launcher`` is accelerate's own exit code (negative: the signal that ended it; None: not even KILL did); ``ranks`` the truth about each rank that
     recorded its end; ``unreported`` the ranks that started and could not; ``stop_level`` the highest stop that was asked
     for; ``survivors`` the pids that not even KILL ended; ``seconds`` the wall time.
     """
 
-    launcher: int
+    launcher: int | None
     ranks: tuple[RankExit, ...]
     unreported: tuple[int, ...]
     stop_level: int
@@ -98,7 +101,7 @@ class Outcome:
     @property
     def first_failure(self) -> RankExit | None:
         """The rank that failed first: the others were ended because of it."""
-        failed = sorted((rank for rank in self.ranks if rank.failed), key=lambda rank: rank.ended)
+        failed = sorted((rank for rank in self.ranks if rank.failed), key=lambda rank: (rank.ticked, rank.ended))
         return failed[0] if failed else None
 
     @property
@@ -175,7 +178,7 @@ def supervise(
         _kill_everything(process.pid, launch.cookie)
         process.wait()
         raise
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process.returncode = None if status is None else os.waitstatus_to_exitcode(status)
     survivors = _end_rest(launch, stop_level, level, deadline)
     ranks, unreported = read_ranks(launch.folder / "ranks")
     return Outcome(
@@ -188,10 +191,12 @@ def supervise(
     )
 
 
-def _watch(launcher: int, launch: Launch, stop_level: Callable[[], int], term_grace: float) -> tuple[int, int, float]:
-    """Wait for the launcher and stop it when asked: its wait status, the level reached, and when patience ends."""
-    level, deadline = StopLevel.NONE, float("inf")
-    while (status := _reap(launcher)) is None:
+def _watch(
+    launcher: int, launch: Launch, stop_level: Callable[[], int], term_grace: float
+) -> tuple[int | None, int, float]:
+    """Wait for the launcher and stop it when asked: its wait status (None: it outlived KILL), the level reached, and when patience ends."""
+    level, deadline, lost = StopLevel.NONE, float("inf"), float("inf")
+    while (status := _reap(launcher)) is None and time.monotonic() < lost:
         wanted = max(level, stop_level())
         if time.monotonic() > deadline:
             wanted = StopLevel.KILL
@@ -202,6 +207,7 @@ def _watch(launcher: int, launch: Launch, stop_level: Callable[[], int], term_gr
                 deadline = time.monotonic() + term_grace
             elif level == StopLevel.KILL:
                 _kill_everything(launcher, launch.cookie)
+                lost = time.monotonic() + KILL_GRACE
         signal.sigtimedwait({signal.SIGCHLD}, TICK)
     return status, max(level, stop_level()), deadline
 
@@ -297,7 +303,8 @@ def read_ranks(folder: Path) -> tuple[tuple[RankExit, ...], tuple[int, ...]]:
             rank = int(value["rank"])
             started.add(rank)
             if path.name.startswith("exit-"):
-                exits[rank] = RankExit(rank, value["code"], value["signal"], float(value["ended"]))
+                ticked = float(value.get("ticked", 0.0))
+                exits[rank] = RankExit(rank, value["code"], value["signal"], float(value["ended"]), ticked)
         except (ValueError, KeyError, TypeError):  # torn: counts as started without an end
             with contextlib.suppress(ValueError):
                 started.add(int(path.stem.rpartition("-")[2]))
