@@ -103,7 +103,7 @@ def state(run: Run) -> RunState:
         "run": run,
         "attempt": attempt.number,
         "name": str((request or {}).get("name") or run.name),
-        "created": _number((request or {}).get("time")),
+        "created": _number(((read_record(attempt.resumed) if attempt.number > 1 else None) or request or {}).get("time")),
         "started": _number((started or {}).get("time")),
         "sealed": run.manifest(attempt.number).is_file(),
         "tags": _tags(run.tags),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
     from lorakit.workspace import Workspace
 
-__all__ = ["OnUpdate", "bake", "follow", "request_stop", "start", "trouble"]
+__all__ = ["OnUpdate", "bake", "carry_out", "follow", "request_stop", "start", "trouble"]
 
 #: Called with the run and the new protocol records (often none) about twenty times a second, first when the run is born.
 #: ``{"type": "stop", "level": n}`` is lorakit's own record: somebody asked for a stop.
@@ -60,13 +60,18 @@ def bake(
 
     require_linux()
     run = prepare(resolved, workspace, lineage=lineage, argv=argv, allow_warnings=allow_warnings, on_prepare=on_prepare)
+    carry_out(run, detach=detach, on_update=on_update)
+    return run
+
+
+def carry_out(run: Run, attempt: int = 1, *, detach: bool = False, on_update: OnUpdate | None = None) -> None:
+    """Start an attempt that was prepared and, unless ``detach``, watch it to its end; see :func:`bake`."""
     with _interrupts(run):  # from before the start: a Ctrl-C must not leave a run that nobody knows of
         if on_update is not None:
             on_update(run, ())
-        start(run)
+        start(run, attempt)
         if not detach:
             follow(run, on_update)
-    return run
 
 
 def start(run: Run, attempt: int = 1) -> None:

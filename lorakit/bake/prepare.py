@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lorakit.trainers.choose import TrainerChoice
     from lorakit.workspace import Workspace
 
-__all__ = ["OnPrepare", "Prepared", "launch_shape", "prepare", "settled", "write_run"]
+__all__ = ["OnPrepare", "Prepared", "dataset_record", "launch_shape", "look", "prepare", "settled", "write_run"]
 
 #: Called with what is being done ("scan", "hash"), how much of it is done, and how much there is.
 OnPrepare = Callable[[str, int, int], None]
@@ -62,6 +62,25 @@ def prepare(
 ) -> Run:
     """Check a preset, look at everything it names, and write its run folder. Nothing is written when anything is wrong.
 
+    Raises what :func:`look` raises.
+    """
+    prepared = look(
+        resolved, workspace, lineage=lineage, argv=argv, allow_warnings=allow_warnings, on_prepare=on_prepare
+    )
+    return write_run(prepared, workspace)
+
+
+def look(
+    resolved: ResolvedPreset,
+    workspace: Workspace,
+    *,
+    lineage: Mapping[str, Any] | None = None,
+    argv: Sequence[str] = (),
+    allow_warnings: bool = True,
+    on_prepare: OnPrepare | None = None,
+) -> Prepared:
+    """Check a preset and look at everything it names; nothing is written.
+
     Raises TrainerError, RuleError, ModelFileError, DatasetError, DiskError, UsageError (a secret in the preset).
     """
     from lorakit.plan.from_preset import plan
@@ -76,7 +95,7 @@ def prepare(
     check_files(preset, workspace)
     if choice.kind == "sd-scripts":
         _provide_tokenizers(preset, workspace)
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=1) as pool:  # the environment is asked while files are hashed
         script = choice.checkout / SCRIPT if choice.checkout is not None else None
         environment = pool.submit(describe, choice.python, trainer=choice.kind, script=script)
         scanned = None if on_prepare is None else lambda done, total: on_prepare("scan", done, total)
@@ -94,7 +113,7 @@ def prepare(
             environment=environment.result(),
             request=_request(resolved, workspace, lineage, argv),
         )
-    return write_run(prepared, workspace)
+    return prepared
 
 
 def _provide_tokenizers(preset: Preset, workspace: Workspace) -> None:
@@ -220,7 +239,7 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
             {"schema": SCHEMA, "values": {key: value.to_json() for key, value in prepared.resolved.provenance.items()}},
         )
         new.write_json(run.plan, {"schema": SCHEMA, **prepared.plan.to_json()})
-        new.write_json(run.dataset, _dataset_record(prepared))
+        new.write_json(run.dataset, dataset_record(prepared))
         name = output_name(preset)
         new.write_json(
             run.command_json,
@@ -287,7 +306,7 @@ def _write_rest(new: Birth) -> None:
     new.link(run.weights / "sample", "../samples")
 
 
-def _dataset_record(prepared: Prepared) -> dict[str, Any]:
+def dataset_record(prepared: Prepared) -> dict[str, Any]:
     """Every file that the training reads. ``digest`` is one sha256 over contents, buckets and repeats, not over paths."""
     hashes = prepared.hashes
     images = []
