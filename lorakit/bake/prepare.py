@@ -214,8 +214,15 @@ def _request(
         "preset": str(resolved.path),
         "chain": [str(path) for path in resolved.chain],
         "lineage": dict(lineage or {}),
+        "limits": {"no_progress_seconds": _seconds(resolved.preset.launch.no_progress_timeout)},
         "lorakit": __version__,
     }
+
+
+def _seconds(span: str | None) -> int | None:
+    from lorakit.preset.spans import seconds
+
+    return None if span is None else seconds(span)
 
 
 def write_run(prepared: Prepared, workspace: Workspace) -> Run:

@@ -32,6 +32,7 @@ from lorakit.preset.fields import (
     field_flag,
     flag,
 )
+from lorakit.preset.spans import Span
 from lorakit.preset.units import Alpha, Resolution, Warmup
 
 __all__ = [
@@ -375,6 +376,9 @@ class Launch(Table):
     threads: Positive | None = flag(None, None, "CPU threads per process; unset: the cores divided by the processes")
     ddp_timeout: Positive | None = flag(
         "--ddp_timeout", None, "minutes before processes that wait for each other give up"
+    )
+    no_progress_timeout: Span | None = flag(
+        None, None, 'end a run that makes no progress for so long ("30m"); unset: wait for ever'
     )
 
 
