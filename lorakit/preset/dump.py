@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.preset.schema import TABLES, is_open
 from lorakit.preset.toml_lines import KeyPath, dotted
-from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, Warmup, format_rate, printable
+from lorakit.preset.units import Alpha, BlockList, Resolution, TextEncoderRates, Warmup, format_rate, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ def dump_toml(preset: Preset, *, provenance: Mapping[str, Provenance] | None = N
 
 def spell(value: Any, path: KeyPath = ()) -> str:
     """One value as TOML spells it; ``path`` tells rates, which are written as people write them (1e-4)."""
-    if isinstance(value, (Alpha, Resolution, TextEncoderRates, Warmup)):
+    if isinstance(value, (Alpha, BlockList, Resolution, TextEncoderRates, Warmup)):
         value = value.plain()
     if isinstance(value, bool):
         return "true" if value else "false"

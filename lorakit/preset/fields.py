@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -12,11 +13,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSerializer
 from pydantic.fields import FieldInfo
 
-from lorakit.preset.units import Alpha, Resolution, TextEncoderRates, UnitError, Warmup, parse_rate, shown
+from lorakit.preset.units import Alpha, BlockList, Resolution, TextEncoderRates, UnitError, Warmup, parse_rate, shown
 
 __all__ = [
     "Argument",
     "ArgumentName",
+    "BlockNumbers",
+    "BlockRates",
     "Count",
     "HighTimestep",
     "LowTimestep",
@@ -36,7 +39,9 @@ __all__ = [
     "TrainResolution",
     "WarmupLength",
     "Word",
+    "argument",
     "choices",
+    "field_argument",
     "field_flag",
     "flag",
     "is_text",
@@ -117,6 +122,12 @@ TeRates = Annotated[TextEncoderRates, *_unit(TextEncoderRates.parse), Words("a l
 WarmupLength = Annotated[Warmup, *_unit(Warmup.parse), Words('a share of the run ("5%", 0.05) or steps ("100 steps")')]
 TrainResolution = Annotated[Resolution, *_unit(Resolution.parse), Words("pixels: 1024, [832, 1216] or 832x1216")]
 NetworkAlpha = Annotated[Alpha, *_unit(Alpha.parse), Words('a positive number, "dim" or "dim/2"')]
+BlockNumbers = Annotated[BlockList, *_unit(BlockList.parse_numbers), Words("a list of numbers of at least 0")]
+BlockRates = Annotated[
+    BlockList,
+    *_unit(BlockList.parse),
+    Words('a list of numbers of at least 0, or a curve such as "cosine" or "linear+0.25"'),
+]
 
 Text = Annotated[str, AfterValidator(_text), Words("a text")]
 PathText = Annotated[str, AfterValidator(_text), AfterValidator(_not_empty), Words("a path")]
@@ -142,6 +153,18 @@ def flag(name: str | None, default: Any, doc: str) -> Any:
     return Field(default, description=doc, json_schema_extra={"flag": name})
 
 
+def argument(name: str, doc: str, *, default: Any = None) -> Any:
+    """A field that becomes an argument of the network's module, ``name=value`` after ``--network_args``; unset: left out."""
+    return Field(default, description=doc, json_schema_extra={"flag": None, "argument": name})
+
+
+def field_argument(model: type[BaseModel], field: str) -> str | None:
+    """The network argument that a field becomes, or None."""
+    extra = model.model_fields[field].json_schema_extra
+    return extra.get("argument") if isinstance(extra, dict) else None  # type: ignore[return-value]
+
+
+@functools.cache  # asked for every key of every command
 def field_flag(model: type[BaseModel], field: str) -> str | None:
     """The trainer's option that a field becomes, or None."""
     extra = model.model_fields[field].json_schema_extra

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from lorakit.preset.fields import (
@@ -14,13 +14,11 @@ from lorakit.preset.fields import (
     HighTimestep,
     LowTimestep,
     Name,
-    NetworkAlpha,
     NonNegative,
     Number,
     PathText,
     Positive,
     Rate,
-    ScalarArgument,
     Seed,
     Separator,
     Share,
@@ -32,8 +30,10 @@ from lorakit.preset.fields import (
     field_flag,
     flag,
 )
+from lorakit.preset.network import Network
 from lorakit.preset.spans import Span
-from lorakit.preset.units import Alpha, Resolution, Warmup
+from lorakit.preset.table import Table
+from lorakit.preset.units import Resolution, Warmup
 
 __all__ = [
     "Base",
@@ -53,14 +53,6 @@ __all__ = [
     "Validation",
     "field_flag",
 ]
-
-
-class Table(BaseModel):
-    """Base of every table: frozen, no unknown keys, no value taken for another type, no NaN and no infinity."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
 
 
 class Base(Table):
@@ -163,27 +155,6 @@ class Validation(Table):
     every_n_epochs: Positive | None = flag("--validate_every_n_epochs", None, "measure every n epochs")
     every_n_steps: Positive | None = flag("--validate_every_n_steps", None, "measure every n steps")
     max_steps: Positive | None = flag("--max_validation_steps", None, "at most so many validation batches")
-
-
-class Network(Table):
-    """The LoRA."""
-
-    module: Word = flag("--network_module", "networks.lora", "the trainer's module that builds it")
-    dim: Positive = flag("--network_dim", 16, "rank")
-    alpha: NetworkAlpha = flag(
-        "--network_alpha", Alpha(divisor=1.0), 'scale is alpha / dim: a number, "dim" or "dim/2"'
-    )
-    dropout: Share | None = flag("--network_dropout", None, "dropout on the low-rank activations")
-    rank_dropout: Share | None = flag(None, None, "share of ranks dropped at a step")
-    module_dropout: Share | None = flag(None, None, "share of modules skipped at a step")
-    conv_dim: Positive | None = flag(None, None, "rank of a LoRA on the 3×3 convolutions too (LoCon)")
-    conv_alpha: NonNegative | None = flag(None, None, "alpha of these")
-    args: dict[ArgumentName, ScalarArgument] = flag(
-        "--network_args", {}, "further arguments of the module, key = value"
-    )
-    weights: PathText | None = flag("--network_weights", None, "go on from this LoRA (same dim and alpha)")
-    dim_from_weights: bool = flag("--dim_from_weights", False, "take dim and alpha from it")
-    max_norm: NonNegative | None = flag("--scale_weight_norms", None, "shrink modules whose weight norm passes this")
 
 
 class Optim(Table):
@@ -295,12 +266,12 @@ class Memory(Table):
     cpu_offload_checkpointing: bool = flag("--cpu_offload_checkpointing", False, "keep them in main memory")
     attention: Literal["sdpa", "xformers", "mem_eff", "none"] = flag(None, "sdpa", "implementation of attention")
     cache_latents: bool = flag("--cache_latents", True, "encode the pictures once")
-    cache_latents_to_disk: bool = flag("--cache_latents_to_disk", False, "and keep that beside them")
+    cache_latents_to_disk: bool = flag("--cache_latents_to_disk", False, "and keep that for later runs")
     cache_text_encoder_outputs: bool = flag(
         "--cache_text_encoder_outputs", False, "encode the captions once (UNet only)"
     )
     cache_text_encoder_outputs_to_disk: bool = flag(
-        "--cache_text_encoder_outputs_to_disk", False, "and keep that beside them"
+        "--cache_text_encoder_outputs_to_disk", False, "and keep that for later runs"
     )
     vae_batch_size: Positive = flag("--vae_batch_size", 1, "pictures encoded at once")
     lowram: bool = flag("--lowram", False, "load models straight to the device")

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lorakit.preset.dump import spell
-from lorakit.preset.fields import field_flag, words
+from lorakit.preset.fields import field_argument, field_flag, words
 from lorakit.preset.models import Preset
 from lorakit.preset.schema import TABLES
 
@@ -115,8 +115,8 @@ def reference() -> str:
 def _rows(model: type[BaseModel], fields: dict[str, FieldInfo]) -> Iterator[str]:
     yield "| key | takes | default | trainer's option | |\n|---|---|---|---|---|\n"
     for name, field in fields.items():
-        flag = field_flag(model, name)
-        option = f"`{flag}`" if flag else ""
+        flag, argument = field_flag(model, name), field_argument(model, name)
+        option = f"`{flag}`" if flag else f"`--network_args {argument}=`" if argument else ""
         yield f"| `{name}` | {_cell(words(field))} | {_default(field)} | {option} | {_cell(field.description or '')} |\n"
 
 

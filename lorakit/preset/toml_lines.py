@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ def parse_key(text: str) -> KeyPath | None:
     return path if scanner.at == len(scanner.text) else None
 
 
+@functools.lru_cache(maxsize=4096)
 def dotted(path: KeyPath) -> str:
     """The key path as TOML writes it, quoted where needed."""
     return ".".join(part if _BARE.fullmatch(part) else _quoted(part) for part in path)

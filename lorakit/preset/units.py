@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "Alpha",
+    "BlockList",
     "Resolution",
     "TextEncoderRates",
     "UnitError",
@@ -267,3 +268,41 @@ class Alpha:
         if self.number is not None:
             return format_number(self.number)
         return "dim" if self.divisor == 1 else f"dim/{format_number(self.divisor or 1)}"
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """One number for each of the UNet's blocks, or the name of a ``curve`` that gives them ("cosine", "linear+0.25")."""
+
+    numbers: tuple[float, ...] = ()
+    curve: str = ""
+
+    @classmethod
+    def parse(cls, value: Any) -> BlockList:
+        """``[1, 0.5, 0]``, ``"1,0.5,0"``, ``"cosine+0.25"``. Raises ValueError; how many there must be is the kind's affair."""
+        if isinstance(value, str) and (match := re.fullmatch(r"\s*([a-z_]+)\s*(?:\+(.*))?", value)):
+            lift = _finite(match[2]) if match[2] is not None else 0.0
+            if lift is None or lift < 0:
+                raise UnitError(f"{shown(value)} lifts its curve by no number", 'write "cosine" or "cosine+0.25"')
+            return cls(curve=match[1] + (f"+{format_number(lift)}" if match[2] is not None else ""))
+        return cls.parse_numbers(value)
+
+    @classmethod
+    def parse_numbers(cls, value: Any) -> BlockList:
+        """``[4, 4, 8]`` or ``"4,4,8"``. Raises ValueError."""
+        if isinstance(value, cls):
+            return value
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise UnitError(f"numbers for blocks stand in a list, unlike {shown(value)}", "write them as [4, 4, 8, …]")
+        numbers = [_finite(item) for item in items]
+        if not numbers or any(number is None or number < 0 for number in numbers):
+            raise UnitError(f"numbers for blocks are at least 0, unlike {shown(value)}", "write them as [4, 4, 8, …]")
+        return cls(numbers=tuple(abs(number) for number in numbers if number is not None))
+
+    def plain(self) -> str | list[float]:
+        """As TOML and JSON hold it."""
+        return self.curve or [int(n) if n.is_integer() and n < 1e15 else n for n in self.numbers]
+
+    def __str__(self) -> str:
+        return self.curve or ",".join(map(format_number, self.numbers))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.preset.fields import field_flag
+from lorakit.preset.network import ARGUMENTS, Network
 from lorakit.preset.schema import fields, model_at
 from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.extra import typed_key
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["preset_values"]
 
-_NETWORK_TYPES: Final[Mapping[str, type]] = {
-    "rank_dropout": float, "module_dropout": float, "conv_dim": int, "conv_alpha": float,
-}  # fmt: skip
+_SWITCHES: Final = frozenset(key for key in ARGUMENTS if Network.model_fields[key].default is False)
+_ANY_WORD: Final = frozenset({"enable_conv", "enable_all_linear"})
+_TEXTS: Final = frozenset({"algo", "lycoris_preset"})
 
 
 def preset_values(arguments: Namespace) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def preset_values(arguments: Namespace) -> dict[str, Any]:
 
     Options at rest (switches that are off, None) are left out, and so is what a command does not say: how it is launched,
     which trainer runs it. Options without a key of their own come back under ``extra``. ``name`` is the output's name.
-    Network arguments come back as text, since the command has no types for them.
+    Network arguments without a key of their own come back as text, since the command has no types for them.
     """
     values: dict[str, Any] = {"name": arguments.output_name, "seed": arguments.seed}
     for path, _ in fields():
@@ -67,8 +68,24 @@ def _attention(arguments: Namespace) -> str:
 
 def _network(arguments: Namespace) -> dict[str, Any]:
     pairs = dict(item.split("=", 1) for item in arguments.network_args or ())
-    own = {name: make(pairs.pop(name)) for name, make in _NETWORK_TYPES.items() if name in pairs}
-    return own | {"args": pairs}
+    own = {key: _typed(key, pairs.pop(told)) for key, told in ARGUMENTS.items() if told in pairs}
+    return {key: value for key, value in own.items() if value is not None} | {"args": pairs}
+
+
+def _typed(key: str, text: str) -> Any:
+    """The value of a network argument; None where the command says that there is none."""
+    if text == "None" or (key, text) == ("factor", "-1"):
+        return None
+    if key in _SWITCHES:
+        # LyCORIS reads the word, OFT takes whatever stands there for on.
+        return key in _ANY_WORD or text.strip().lower() in {"true", "1", "yes", "on"}
+    if key in _TEXTS:
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if re.fullmatch(r"[+-]?[0-9]+", text.strip()) else number
 
 
 def _optim(arguments: Namespace) -> dict[str, Any]:

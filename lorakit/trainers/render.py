@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from lorakit.errors import RuleError
 from lorakit.plan import naming
+from lorakit.preset.kinds import LYCORIS
 from lorakit.preset.models import Preset, field_flag
+from lorakit.preset.network import ARGUMENTS
 from lorakit.preset.rules import TrainerKind
 from lorakit.preset.units import Warmup, format_number, format_rate
 from lorakit.trainers.catalogue import int_or_float
@@ -183,9 +185,15 @@ def _max_token_length(_: _Context, value: int) -> Iterable[Option]:
 
 def _network_args(context: _Context, args: Mapping[str, Any]) -> Iterable[Option]:
     network = context.preset.network
-    named = {name: getattr(network, name) for name in ("rank_dropout", "module_dropout", "conv_dim", "conv_alpha")}
-    pairs = {name: value for name, value in named.items() if value is not None} | dict(args)
-    return [("--network_args", *(f"{name}={_text(value)}" for name, value in pairs.items()))] if pairs else []
+    values = {told: getattr(network, name) for name, told in ARGUMENTS.items()}
+    if network.module == LYCORIS:
+        # What it would take by itself.
+        own: dict[str, Any] = {"algo": "lora", "preset": "full", "conv_dim": network.dim, "conv_alpha": network.alpha.of(network.dim)}
+        own |= {"factor": -1} if network.algo == "lokr" else {}
+        values |= {told: value for told, value in own.items() if values[told] is None}
+    # A switch that is off is left out: some networks take any text at all for on.
+    pairs = {told: value for told, value in values.items() if value is not None and value is not False} | dict(args)
+    return [("--network_args", *(f"{told}={_text(value)}" for told, value in pairs.items()))] if pairs else []
 
 
 def _optimizer_args(_: _Context, args: Mapping[str, Any]) -> Iterable[Option]:

@@ -32,6 +32,7 @@ _finite = st.floats(allow_nan=False, allow_infinity=False)
 _scalars = _texts | st.booleans() | st.integers(-(2**63), 2**63 - 1) | _finite
 _arguments = _scalars | st.lists(_scalars, max_size=3)
 _shares = st.floats(0, 1, exclude_max=True)
+_block_lists = st.lists(st.integers(0, 9) | st.floats(0, 9), min_size=1, max_size=3)
 _keys = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,11}", fullmatch=True)
 
 _BY_WORDS: Mapping[str, SearchStrategy[Any]] = {
@@ -57,6 +58,10 @@ _BY_WORDS: Mapping[str, SearchStrategy[Any]] = {
     "pixels: 1024, [832, 1216] or 832x1216": _sides | st.lists(_sides, min_size=2, max_size=2),
     'a positive number, "dim" or "dim/2"': (
         st.floats(0, 1e6, exclude_min=True) | st.integers(1, 256) | st.sampled_from(["dim", "dim/2", "dim / 3.5"])
+    ),
+    "a list of numbers of at least 0": _block_lists,
+    'a list of numbers of at least 0, or a curve such as "cosine" or "linear+0.25"': (
+        _block_lists | st.sampled_from(["cosine", "linear+0.25", "zeros + 1"])
     ),
     "a text, a number, true or false": _scalars,
     "a text, a number, true, false, or a list of these": _arguments,

@@ -112,24 +112,5 @@ def _outputs_on_disk_are_cached(preset: Preset, _: TrainerKind) -> bool:
     return memory.cache_text_encoder_outputs_to_disk and not memory.cache_text_encoder_outputs
 
 
-@TABLE.warning(
-    "LK026", "memory.cache_latents_to_disk", "latents are kept on disk beside the pictures",
-    why="sd-scripts takes a latent that it finds there without comparing its size or the VAE, so those of an earlier run "
-    "with another resolution or other buckets are trained on again, unseen",
-    todo="delete the *_sdxl.npz files whenever resolution, buckets or VAE change, or cache in memory",
-)  # fmt: skip
-def _latents_on_disk_go_stale(preset: Preset, kind: TrainerKind) -> bool:
-    return kind == "sd-scripts" and preset.memory.cache_latents_to_disk
-
-
-@TABLE.warning(
-    "LK027", "memory.cache_text_encoder_outputs_to_disk", "text encoder outputs are kept on disk beside the pictures",
-    why="sd-scripts takes what it finds there without comparing it with the captions or max_token_length",
-    todo="delete the *_te_outputs.npz files whenever a caption changes, or cache in memory",
-)  # fmt: skip
-def _outputs_on_disk_go_stale(preset: Preset, kind: TrainerKind) -> bool:
-    return kind == "sd-scripts" and preset.memory.cache_text_encoder_outputs_to_disk
-
-
 def _fp8(preset: Preset) -> bool:
     return preset.precision.fp8_base or preset.precision.fp8_base_unet

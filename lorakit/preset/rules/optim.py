@@ -6,6 +6,7 @@ import difflib
 from typing import Any, Final
 
 from lorakit.preset.models import Optim, Preset
+from lorakit.preset.rules.network import uneven_rates
 from lorakit.preset.rules.rule import Table, TrainerKind
 from lorakit.preset.units import Warmup, format_rate
 
@@ -34,7 +35,6 @@ _READ_BY: Final = {
     "timescale": ("inverse_sqrt",),
     "min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
 }
-_LORA_PLUS: Final = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 #: Where polynomial ends; it cannot start there.
 _POLYNOMIAL_END: Final = 1e-7
 
@@ -179,12 +179,12 @@ def _adaptive_rates_are_equal(preset: Preset, _: TrainerKind) -> bool:
 
 
 @TABLE.error(
-    "LK115", "network.args", "LoRA+ with an optimizer that finds its own rate",
-    why="LoRA+ gives half of the weights another rate, and Prodigy and D-Adaptation find one for all",
-    todo="leave the loraplus ratios out, or use AdamW",
+    "LK115", "network.loraplus_lr_ratio", "LoRA+ or rates per block with an optimizer that finds its own rate",
+    why="these give weights other rates than the rest, and Prodigy and D-Adaptation find one for all",
+    todo="leave them out, or use AdamW",
 )  # fmt: skip
 def _lora_plus_needs_fixed_rates(preset: Preset, _: TrainerKind) -> bool | str:
-    return _adapts(preset) and ", ".join(name for name in _LORA_PLUS if name in preset.network.args)
+    return _adapts(preset) and ", ".join(f"network.{name}" for name in uneven_rates(preset))
 
 
 @TABLE.warning(
