@@ -33,8 +33,8 @@ def test_a_module_tells_its_purpose_and_stays_readable(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(source))
     assert docstring, "the first line tells the purpose"
-    # What runs inside a trainer's environment is one file (law 3), so it may be longer.
-    limit = 600 if path.name == "probe.py" else 450
+    # What runs inside a trainer's environment is as few files as can be (law 3), so it may be longer.
+    limit = 660 if path.name == "probe.py" else 450
     assert len(source.splitlines()) <= limit
 
 

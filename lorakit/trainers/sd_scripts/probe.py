@@ -10,6 +10,7 @@ From the environment: LORAKIT_PROGRESS, the protocol's file; LORAKIT_STOP_FILE; 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -126,6 +127,8 @@ class Probe:
         self.measured = False
         self.told = False
         self.recorder: Any = None
+        self.going = beside("probe_resume").Going(self)
+        self.planned = 0
         self.clock = time.monotonic()
         self.validating: float | None = None
 
@@ -136,6 +139,7 @@ class Probe:
         trainer = getattr(module, "NetworkTrainer", None)
         util = getattr(module, "train_util", None)
         self.code = getattr(getattr(trainer, "train", None), "__code__", None)
+        self.going.hook_in(trainer, util)
         self.wrap("train", trainer, "train", ("self", "args"), self.train)
         self.wrap("accelerator", util, "prepare_accelerator", ("args",), self.prepare_accelerator)
         self.wrap("steps", getattr(util, "LossRecorder", None), "add", ("self", "epoch", "step", "loss"), self.add_loss)
@@ -172,8 +176,7 @@ class Probe:
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
             return wrapper(original, *arguments, **keywords)
 
-        wrapped.__name__ = name
-        setattr(owner, name, wrapped)
+        setattr(owner, name, functools.update_wrapper(wrapped, original))
 
     def misfit(self, part: str, why: str) -> None:
         """Leave a part out, and say so once."""
@@ -206,6 +209,7 @@ class Probe:
         self.args = args
         if separate_rates(args) and "network" in self.misfits:
             raise RuntimeError("the text encoders' rates differ, and the probe cannot give them to this sd-scripts")
+        self.going.begin(args)
         result = original(trainer, args)
         if self.began:
             self.tell("end", reason=self.reason, steps=self.step, message=self.message)
@@ -222,6 +226,7 @@ class Probe:
     def prepare_accelerator(self, original: Callable[..., Any], args: Any) -> Any:
         """Keep the accelerator, and hear of saved states."""
         self.accelerator = original(args)
+        self.going.hear(self.accelerator)
         self.wrap("states", self.accelerator, "save_state", ("output_dir",), self.save_state)
         return self.accelerator
 
@@ -240,6 +245,7 @@ class Probe:
         frame = sys._getframe(1)
         if len(bounds) != 2 or frame.f_code is not self.code:
             return numbers
+        numbers = self.going.enter(frame, numbers)
         here = frame.f_locals
         self.guarded("start", lambda: self.start(numbers, here))
         return self.until_stopped(numbers)
@@ -249,6 +255,7 @@ class Probe:
         for number in numbers:
             self.clock = time.monotonic()
             self.epoch = number + 1
+            self.guarded("states' place", functools.partial(self.going.begin_epoch, number))
             yield number
             if self.reason != "ok":
                 return
@@ -459,7 +466,7 @@ class Probe:
 
     def stop(self, reason: str, message: str) -> None:
         """Have the trainer end after this step: its own ending, without what belongs to a whole epoch."""
-        self.reason, self.message = reason, message
+        self.reason, self.message, self.planned = reason, message, int(self.args.max_train_steps)
         print(f"\nlorakit: {message}", flush=True)
         self.args.max_train_steps = -NEVER
         self.args.save_every_n_epochs = self.args.sample_every_n_epochs = self.args.validate_every_n_steps = None
@@ -552,6 +559,18 @@ class Probe:
         self.clock += time.monotonic() - began
         self.guarded(part, then)
         return result
+
+
+def beside(name: str) -> ModuleType:
+    """Another file of lorakit's, in the folder of this one, which may be on nobody's path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"lorakit_{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def separate_rates(args: Any) -> bool:
