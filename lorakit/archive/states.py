@@ -56,15 +56,9 @@ def training_states(run: Run, *, thorough: bool = False) -> tuple[TrainingState,
 
     ``thorough`` reads the files and compares their SHA-256, otherwise sizes are enough. Never raises for damage.
     """
-    found = []
-    for attempt, folder in _state_folders(run):
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.name.endswith(STATE_MARK) and TEMP_MARK not in entry.name and entry.is_dir(follow_symlinks=False):
-                found.append(_look_at(Path(entry.path), attempt, thorough))
+    found = [
+        _look_at(path, attempt, thorough) for attempt, folder in _state_folders(run) for path in _states_in(folder)
+    ]
     return tuple(sorted(found, key=lambda state: (-(state.step or -1), -state.attempt, state.path.name)))
 
 
@@ -73,6 +67,15 @@ def _state_folders(run: Run) -> Iterator[tuple[int, Path]]:
     for number in range(run.last_attempt.number, 0, -1):
         yield number, run.state_of(number)
         yield number, run.weights_of(number)
+
+
+def _states_in(folder: Path) -> list[Path]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    named = (entry for entry in entries if entry.name.endswith(STATE_MARK) and TEMP_MARK not in entry.name)
+    return sorted(Path(entry.path) for entry in named if entry.is_dir(follow_symlinks=False))
 
 
 def _look_at(path: Path, attempt: int, thorough: bool) -> TrainingState:
@@ -135,9 +138,7 @@ def settle(run: Run) -> tuple[Path, ...]:
     moved = []
     for number in range(1, run.last_attempt.number + 1):
         source, target = run.weights_of(number), run.state_of(number)
-        for path in sorted(source.iterdir()) if source.is_dir() else ():
-            if not path.name.endswith(STATE_MARK) or path.name.startswith(".") or path.is_symlink() or not path.is_dir():
-                continue
+        for path in _states_in(source):
             target.mkdir(parents=True, exist_ok=True)
             if not (target / path.name).exists():
                 crash_point("settle:before move")

@@ -255,7 +255,7 @@ class Probe:
         for number in numbers:
             self.clock = time.monotonic()
             self.epoch = number + 1
-            self.guarded("states' place", functools.partial(self.going.begin_epoch, number))
+            self.guarded("place", functools.partial(self.going.begin_epoch, number))
             yield number
             if self.reason != "ok":
                 return

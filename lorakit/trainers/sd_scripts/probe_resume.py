@@ -26,6 +26,8 @@ from typing import Any
 RECORD = "lorakit.json"
 BARE_RECORD = "train_state.json"
 SCHEMA = 1
+#: How the probe calls this part of it.
+PART = "states' place"
 #: Local names of the trainer's ``train`` that must be there to be set.
 COUNTERS = ("global_step", "initial_step")
 
@@ -65,32 +67,33 @@ class Going:
         self.item_dice: dict[str, Any] = {}
 
     def hook_in(self, trainer: Any, util: Any) -> None:
-        """Wrap what counts: batches, optimizer steps, losses, loaded pictures."""
-        wrap = self.probe.wrap
-        wrap("states' place", trainer, "process_batch", ("self", "is_train"), self.process_batch)
-        wrap("states' place", trainer, "all_reduce_network", ("self", "accelerator", "network"), self.count_step)
-        wrap(
-            "states' place",
-            getattr(util, "LossRecorder", None),
-            "add",
-            ("self", "epoch", "step", "loss"),
-            self.add_loss,
+        """Wrap what counts: batches, optimizer steps, losses, loaded pictures. Without one of them nothing is kept in states."""
+        recorder, group = (getattr(util, name, None) for name in ("LossRecorder", "DatasetGroup"))
+        hooks: tuple[tuple[Any, str, tuple[str, ...], Callable[..., Any]], ...] = (
+            (trainer, "process_batch", ("self", "is_train"), self.process_batch),
+            (trainer, "all_reduce_network", ("self", "accelerator", "network"), self.count_step),
+            (recorder, "add", ("self", "epoch", "step", "loss"), self.add_loss),
+            (group, "__getitem__", ("self", "idx"), self.load_item),
         )
-        wrap("states' place", getattr(util, "DatasetGroup", None), "__getitem__", ("self", "idx"), self.load_item)
+        if not all(callable(getattr(owner, name, None)) for owner, name, _, _ in hooks):
+            self.probe.misfits.add(PART)  # told when it matters: when a state is saved or gone on from
+            return
+        for owner, name, needs, wrapper in hooks:
+            self.probe.wrap(PART, owner, name, needs, wrapper)
 
     def begin(self, args: Any) -> None:
         """Before the training: read where it goes on from. Raises RuntimeError where that cannot be."""
         if not getattr(args, "resume", None):
             return
         self.position = read(args.resume)
-        missing = {"states' place", "epochs", "accelerator"} & self.probe.misfits
+        missing = {PART, "epochs", "accelerator"} & self.probe.misfits
         if self.position is None or missing:
             why = "it does not tell its step" if self.position is None else "this sd-scripts is another one inside"
             raise RuntimeError(f"the training cannot go on from {args.resume}: {why}")
 
     def hear(self, accelerator: Any) -> None:
         """Add to each state what goes on from it needs."""
-        self.probe.wrap("states' place", accelerator, "save_state", ("output_dir",), self.save_state)
+        self.probe.wrap("states", accelerator, "save_state", ("output_dir",), self.save_state)
 
     def enter(self, frame: FrameType, epochs: range) -> range:
         """At the first epoch: the epochs to come, with the trainer's counters set."""
@@ -116,7 +119,7 @@ class Going:
         if position is not None and position.epoch == number:
             self.batches = self.added = position.batches
             put_back(position.dice.get("epoch" if position.batches else "now", {}))
-        self.dice = throw(sys.modules["torch"])
+        self.dice = throw(sys.modules["torch"]) if "torch" in sys.modules else {}
 
     def process_batch(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Count the batches that are trained; the first one after a state sees the noise that it would have seen."""
@@ -163,7 +166,11 @@ class Going:
             forget(output_dir)
         result = original(output_dir, **keywords)
         if output_dir is not None:
-            self.probe.guarded("states' place", lambda: save(output_dir, self.now()))
+            if PART in self.probe.misfits:
+                self.probe.warn(
+                    "the states of this sd-scripts hold no place to go on from exactly: it is another one inside"
+                )
+            self.probe.guarded(PART, lambda: save(output_dir, self.now()))
         return result
 
     def now(self) -> Position:
@@ -323,7 +330,7 @@ def small_dice() -> dict[str, Any]:
     dice: dict[str, Any] = {"python": [version, list(numbers), gauss]}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        name, keys, at, has_gauss, cached = numpy.random.get_state()  # noqa: NPY002 (the global one is what is used)
+        name, keys, at, has_gauss, cached = numpy.random.get_state()
         dice["numpy"] = [str(name), [int(key) for key in keys], int(at), int(has_gauss), float(cached)]
     return dice
 
@@ -334,7 +341,7 @@ def put_back(dice: dict[str, Any], *, small: bool = False) -> None:
         random.setstate((python[0], tuple(python[1]), python[2]))
     numpy = sys.modules.get("numpy")
     if numpy is not None and (state := dice.get("numpy")):
-        numpy.random.set_state((state[0], state[1], *state[2:]))  # noqa: NPY002
+        numpy.random.set_state((state[0], state[1], *state[2:]))
     if not small:
         put_back_torch(dice)
 
