@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from lorakit.archive.events import read_scalars
-from lorakit.trainers.choose import PROBE
 from lorakit.trainers.render import RenderPaths, render
 from lorakit.trainers.sd_scripts import tokenizers
 from tests.conformance.plan_cases import BASE, CASES, Case, lay_out
+from tests.conformance.warm_trainer import WarmTrainer
 
 __all__ = ["DATA", "record"]
 
@@ -32,99 +32,6 @@ DATA: Final = Path(__file__).with_name("data") / "plan.json"
 
 #: How many trainings run at a time.
 _AT_ONCE: Final = 2
-
-#: Reads jobs, one JSON object a line, and runs each in a process of its own that has the slow imports behind it already.
-#: A job without ``trains`` is ended, with its whole group, once its log has the last of the announced numbers.
-_RUNNER: Final = """
-import json, os, runpy, signal, sys, time
-import cv2, accelerate, diffusers, torch, transformers, torch.utils.tensorboard
-from diffusers import AutoencoderKL, StableDiffusionPipeline, DDPMScheduler, EulerAncestralDiscreteScheduler
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-torch.set_num_threads(1)
-
-def run(job):
-    os.setsid()
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1); os.dup2(log, 2)
-    sys.argv = [*job["program"], *job["arguments"]]
-    script = job["program"][0]
-    sys.path.insert(0, os.path.dirname(script))
-    code = 1
-    try:
-        runpy.run_path(script, run_name="__main__")
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(); sys.stderr.flush()
-        os._exit(code)
-
-def announced(path):
-    try:
-        with open(path, "rb") as log:
-            return b"total optimization steps" in log.read()
-    except FileNotFoundError:
-        return False
-
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        run(job)
-    code = None
-    while code is None:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-        elif not job["trains"] and announced(job["log"]):
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            code = 0
-        else:
-            time.sleep(0.1)
-    print(json.dumps({"code": code}), file=sys.__stdout__, flush=True)
-"""
-
-
-class _Trainer:
-    """The environment of sd-scripts, warm: runs one case after another, each in a process of its own."""
-
-    def __init__(self) -> None:
-        python = os.environ["LORAKIT_SD_SCRIPTS_PYTHON"]
-        self.script = os.environ["LORAKIT_SD_SCRIPTS_SCRIPT"]
-        environment = {
-            **os.environ,
-            "ACCELERATE_USE_CPU": "true",
-            "CUDA_VISIBLE_DEVICES": "",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        self.process = subprocess.Popen(
-            ["nice", "-n", "5", python, "-c", _RUNNER],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def run(self, arguments: Iterable[str], log: Path, *, trains: bool, probe: bool) -> int:
-        """The exit code; 0 also where it was ended because it had announced everything."""
-        program = [*([str(PROBE)] if probe else []), self.script]
-        job = {"program": program, "arguments": list(arguments), "log": str(log), "trains": trains}
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        told = self.process.stdout.readline()
-        if not told:
-            raise RuntimeError(f"the trainer's environment ended: {self.process.wait()}")
-        return int(json.loads(told)["code"])
-
-    def close(self) -> None:
-        """Let it end: it does when there are no more jobs."""
-        with self.process:
-            pass
 
 
 def record(cases: Iterable[Case], root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -142,20 +49,20 @@ def record(cases: Iterable[Case], root: Path) -> Iterator[tuple[str, dict[str, A
 
 
 def _record_share(cases: list[Case], root: Path) -> list[tuple[str, dict[str, Any]]]:
-    trainer = _Trainer()
+    trainer = WarmTrainer()
     try:
         return [(case.name, _record_one(case, root, trainer)) for case in cases]
     finally:
         trainer.close()
 
 
-def _record_one(case: Case, root: Path, trainer: _Trainer) -> dict[str, Any]:
+def _record_one(case: Case, root: Path, trainer: WarmTrainer) -> dict[str, Any]:
     lay_out(case, root)
     output, logs, log = root / case.name / "output", root / case.name / "logs", root / case.name / "log.txt"
     preset = case.preset()
     paths = RenderPaths(root, output, logs, tokenizer_cache=root / "tokenizers")
     arguments = render(preset, paths, kind="sd-scripts")
-    code = trainer.run(arguments, log, trains=case.trains, probe=preset.trainer.probe)
+    code, _ = trainer.run(arguments, log, trains=case.trains, probe=preset.trainer.probe)
     text = log.read_text(encoding="utf-8", errors="replace")
     found = {"case": case.digest(), "exit": code, **_announced(text)}
     if case.trains and code == 0:
