@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lorakit._version import __version__
-from lorakit.cli import baking, comparing, doctor, init, presets, runs, sweeping, trainer
+from lorakit.cli import baking, comparing, continuing, doctor, init, presets, runs, sweeping, trainer
 from lorakit.cli.options import EVERYWHERE
 
 __all__ = ["app", "command"]
@@ -67,10 +67,13 @@ for function in (
     baking.bake,
     baking.watch,
     baking.stop,
+    continuing.resume,
+    continuing.rerun,
     runs.ls,
     runs.show,
     runs.logs,
     runs.verify,
+    continuing.repair,
     sweeping.sweep,
     comparing.compare,
     doctor.doctor,

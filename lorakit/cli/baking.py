@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
     from lorakit.workspace import Workspace
 
-__all__ = ["bake", "bake_in_view", "stop", "watch"]
+__all__ = ["bake", "bake_in_view", "in_view", "stop", "tell_end", "watch", "words_typed"]
 
 
 def bake(
@@ -101,12 +101,26 @@ def bake_in_view(
 ) -> Run:
     """Bake and show how it goes until it has ended; returns the run, whatever became of it."""
     from lorakit.bake.bake import bake as bake_of
+
+    def work(**watching: Any) -> Run:
+        return bake_of(resolved, workspace, lineage=lineage, argv=words_typed(), **watching)
+
+    return in_view(resolved.preset.name, out, work)
+
+
+def words_typed() -> list[str]:
+    """The command line, as a run keeps it."""
+    return ["lorakit", *sys.argv[1:]]
+
+
+def in_view(name: str, out: Console, work: Callable[..., Run]) -> Run:
+    """Do ``work(on_update=…, on_prepare=…)``, which starts a training, and show how it goes until the work ends."""
     from lorakit.cli.presets import PATIENCE_SECONDS
     from lorakit.cli.view import View
 
     began = time.monotonic()
     born: list[Run] = []
-    with View(out, resolved.preset.name) as view:
+    with View(out, name) as view:
 
         def on_prepare(name: str, done: int, total: int) -> None:
             if time.monotonic() - began > PATIENCE_SECONDS and total:
@@ -119,8 +133,23 @@ def bake_in_view(
                 born.append(run)
             _show(view, records)
 
-        argv = ["lorakit", *sys.argv[1:]]
-        return bake_of(resolved, workspace, on_update=on_update, on_prepare=on_prepare, lineage=lineage, argv=argv)
+        return work(on_update=on_update, on_prepare=on_prepare)
+
+
+def tell_end(run: Run, out: Console, *, detach: bool = False, as_json: bool = False) -> None:
+    """How a run stands after a command that trained it, and the exit code for that."""
+    from lorakit.archive.records import state
+    from lorakit.cli import run_screens, screen
+
+    found = state(run)
+    if as_json:
+        screen.print_json(found.to_json())
+    elif detach:
+        _tell_detached(run, out)
+    else:
+        screen.put(out, run_screens.ending(found, run.name))
+    if not detach:
+        _exit_as(found)
 
 
 def _show(view: View, records: Sequence[dict[str, Any]]) -> None:
@@ -145,10 +174,16 @@ def _detached(resolved: ResolvedPreset, workspace: Workspace, out: Console, *, a
     from lorakit.bake.bake import bake as bake_of
     from lorakit.cli import screen
 
-    run = bake_of(resolved, workspace, detach=True, argv=["lorakit", *sys.argv[1:]])
+    run = bake_of(resolved, workspace, detach=True, argv=words_typed())
     if as_json:
         screen.print_json(state(run).to_json())
         return
+    _tell_detached(run, out)
+
+
+def _tell_detached(run: Run, out: Console) -> None:
+    from lorakit.cli import screen
+
     out.print(
         screen.text(("▸ ", "strong"), (f"{run.name}_{run.short}", "strong"), "  has started and goes on by itself")
     )

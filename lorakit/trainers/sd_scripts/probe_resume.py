@@ -167,9 +167,7 @@ class Going:
         result = original(output_dir, **keywords)
         if output_dir is not None:
             if PART in self.probe.misfits:
-                self.probe.warn(
-                    "the states of this sd-scripts hold no place to go on from exactly: it is another one inside"
-                )
+                self.probe.warn("the probe does without the place in states: going on from one repeats the begun epoch")
             self.probe.guarded(PART, lambda: save(output_dir, self.now()))
         return result
 

@@ -1,0 +1,138 @@
+"""`lorakit resume`, `rerun`, `repair`: go on with a run, do one again, put the archive right after a crash."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.options import Json, RunName, complete_run, workspace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lorakit.archive.repair import Action
+    from lorakit.archive.run import Run
+    from lorakit.bake.resume import Resumption
+
+__all__ = ["repair", "rerun", "resume"]
+
+Anyway = Annotated[
+    bool,
+    typer.Option("--anyway", help="Also where dataset, base model or trainer differ; the difference is recorded."),
+]
+Detach = Annotated[bool, typer.Option("--detach", help="Return once it has started; it goes on by itself.")]
+
+
+def resume(run: RunName = "latest", *, anyway: Anyway = False, detach: Detach = False, as_json: Json = False) -> None:
+    """Go on with a run that was stopped or cut short, from its last whole training state.
+
+    It becomes a further attempt of the same run: steps, rates, file names and curves count on where the state stands, and nothing that
+    is sealed changes. A run without a state is never started anew in silence: that is what `lorakit rerun` is for.
+    """
+    from lorakit.archive.run import open_run
+    from lorakit.bake.resume import resume as resume_of
+    from lorakit.cli import screen
+    from lorakit.cli.baking import in_view, tell_end, words_typed
+
+    place = workspace()
+    found = open_run(place.runs, run)
+    out = screen.console(err=as_json)
+
+    def on_picked(picked: Resumption) -> None:
+        screen.put(out, _picked(found, picked))
+
+    def work(**watching: Any) -> Run:
+        return resume_of(
+            found, place, anyway=anyway, detach=detach, on_picked=on_picked, argv=words_typed(), **watching
+        )
+
+    tell_end(in_view(found.name, out, work), out, detach=detach, as_json=as_json)
+
+
+def _picked(run: Run, picked: Resumption) -> list[Any]:
+    from lorakit.cli import screen
+
+    state = picked.state
+    of = f" of {state.total_steps}" if state.total_steps else ""
+    where = state.path.relative_to(run.path).as_posix()
+    lines = [screen.text(("going on ", "strong"), f"after step {state.step}{of}", (f"  {where}", "same"))]
+    for one in picked.passed_over:
+        name = one.path.relative_to(run.path).as_posix()
+        lines.append(screen.text(("passed over ", "look"), f"{name}: half written, {one.fault}"))
+    return lines
+
+
+def rerun(run: RunName = "latest", *, anyway: Anyway = False, detach: Detach = False, as_json: Json = False) -> None:
+    """Bake a run's archived request once more, as a new run.
+
+    Every value and the seed are the archived ones, whatever became of the preset file. It refuses, saying what, where dataset, base
+    model or trainer are no longer what that run had.
+    """
+    from lorakit.archive.run import open_run
+    from lorakit.bake.rerun import rerun as rerun_of
+    from lorakit.cli import screen
+    from lorakit.cli.baking import in_view, tell_end, words_typed
+
+    place = workspace()
+    found = open_run(place.runs, run)
+    out = screen.console(err=as_json)
+
+    def work(**watching: Any) -> Run:
+        return rerun_of(found, place, anyway=anyway, detach=detach, argv=words_typed(), **watching)
+
+    tell_end(in_view(found.name, out, work), out, detach=detach, as_json=as_json)
+
+
+def repair(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", autocompletion=complete_run, help="Only this run; all of them if none is given."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Put the archive right after a crash: end and seal dead runs, sweep what is left over, rebuild the index.
+
+    Safe beside runs that train, and as often as wanted. Says what it did, and what it found torn or damaged and left alone.
+    """
+    from lorakit.archive.repair import repair_archive, repair_run
+    from lorakit.archive.run import open_run
+    from lorakit.cli import screen
+
+    place = workspace()
+    if run is None:
+        actions = [*repair_archive(place.runs, private=place.private)]
+    else:
+        actions = [*repair_run(open_run(place.runs, run))]
+    if as_json:
+        screen.print_json({"actions": [action.to_json() for action in actions]})
+        return
+    _tell_actions(actions, screen.console())
+
+
+#: In which order, in which colour, and what is said of several.
+_TOLD = {
+    "ended": ("done", "ended: nothing of it lived"),
+    "settled": ("done", "moved to its place"),
+    "swept": ("done", "left over, removed"),
+    "sealed": ("done", "sealed"),
+    "indexed": ("done", "index rebuilt"),
+    "torn": ("fail", "torn, never offered for anything"),
+    "half-written": ("look", "half written, never resumed from"),
+    "damaged": ("fail", "a record that cannot be read"),
+}
+
+
+def _tell_actions(actions: list[Action], out: Console) -> None:
+    from lorakit.cli import screen
+
+    if not [action for action in actions if action.kind != "indexed"]:
+        out.print(screen.text(("✓ ", "done"), "nothing to repair"))
+        return
+    for action in actions:
+        name = f"{action.run[-4:]}  " if action.run else ""
+        screen.put(out, [screen.text((f"{action.kind:<13}", _TOLD[action.kind][0]), name, action.what)])
+    counted = Counter(action.kind for action in actions)
+    out.print(screen.text(", ".join(f"{counted[kind]} {_TOLD[kind][1]}" for kind in _TOLD if counted[kind])))
