@@ -40,14 +40,13 @@ class Limits:
         found = (request or {}).get("limits")
         limits = found if isinstance(found, Mapping) else {}
         seconds, size = limits.get("no_progress_seconds"), limits.get("log_bytes")
-        return cls(
-            no_progress_seconds=float(seconds) if _positive(seconds) else None,
-            log_bytes=int(size) if _positive(size) else LOG_BYTES,
-        )
+        return cls(no_progress_seconds=_positive(seconds), log_bytes=int(_positive(size) or LOG_BYTES))
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        return None
+    return float(value)
 
 
 class LogCap:

@@ -11,11 +11,9 @@ import dataclasses
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,16 +22,19 @@ from lorakit.archive.diagnose_log import Evidence, Reason, Status, Verdict, diag
 from lorakit.archive.progress import Progress, progress_from_log, read_progress
 from lorakit.archive.records import results, started_record
 from lorakit.archive.reserve import Reserve
-from lorakit.archive.run import SCHEMA, Attempt, Run
+from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
 from lorakit.archive.seal import seal
 from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import dump_json, write_once
+from lorakit.bake.guard import Guard, Limits
 from lorakit.bake.relay import Relay
+from lorakit.bake.wishes import Circumstances, Wishes
 from lorakit.errors import LorakitError
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
+from lorakit.launch.memory import free_memory
 from lorakit.launch.processes import ProcessId, hold_lock
-from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
+from lorakit.launch.supervisor import Launch, Outcome, supervise, training_env
 
 #: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
 _READ_LINES, _KEPT_LINES = 400, 20
@@ -67,7 +68,7 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
     hold_lock(attempt.alive)
     command = json.loads(run.command_of(attempt.number).read_bytes().decode("utf-8", "surrogateescape"))
-    wishes = _Wishes(attempt, _relay(attempt, command))
+    wishes = Wishes(attempt, _relay(attempt, command))
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:
@@ -82,13 +83,14 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     fault: Exception | None = None
     outcome = None
     try:
+        wishes.guard = Guard(attempt, Limits.of(read_record(run.request)))
         outcome = supervise(launch, stop_level=wishes.level, on_started=lambda who: _record_launcher(attempt, who))
     except (LorakitError, OSError) as error:  # recorded below: a run that could not start still ends with a reason
         traceback.print_exc()
         fault = error
     wishes.relay(lambda relay: relay.finish())
     settle(run)
-    met = _Circumstances(wishes.level(), wishes.signalled, wishes.after_checkpoint, _oom_kills() - kills)
+    met = wishes.met(oom_kills=_oom_kills() - kills)
     record = _end(run, attempt, command, outcome=outcome, fault=fault, met=met)
     reason = _END_REASONS.get(record["status"], "error")
     wishes.relay(lambda relay: relay.end(reason, record["steps"], record["message"]))
@@ -97,65 +99,12 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     seal(run, attempt.number)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Circumstances:
-    """What else happened: the stop that was asked for, whether by a signal, after a checkpoint; kills for want of memory."""
-
-    stop_level: int
-    signalled: bool
-    after_checkpoint: bool
-    oom_kills: int
-
-
 def _relay(attempt: Attempt, command: dict[str, Any]) -> Relay | None:
     """Who tells the protocol for a trainer that may not do it itself."""
     trainer = command["trainer"]
     if trainer["kind"] not in _SILENT:
         return None
     return Relay(attempt, command["arguments"], probed=bool(trainer.get("probe")))
-
-
-class _Wishes:
-    """What the user wants, from stop files and from signals to this process."""
-
-    def __init__(self, attempt: Attempt, relay: Relay | None = None) -> None:
-        self._attempt = attempt
-        self._relay = relay
-        self.signalled = False
-        self.after_checkpoint = False
-        self._level = StopLevel.NONE
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._terminate)  # the machine goes down, or somebody means this run
-
-    def _terminate(self, number: int, frame: object) -> None:
-        del number, frame
-        self.signalled = self._level == StopLevel.NONE
-        self._level = max(self._level, StopLevel.TERMINATE)
-
-    def level(self) -> int:
-        """The highest level asked for so far. Called all the time, so the relay does its work here too."""
-        for level in (StopLevel.KILL, StopLevel.TERMINATE, StopLevel.GRACEFUL):
-            if level > self._level and self._attempt.stop(level).exists():
-                self._level = level
-        self.relay(self._follow)
-        return self._level
-
-    def _follow(self, relay: Relay) -> None:
-        relay.poll(stop_asked=self._level == StopLevel.GRACEFUL)
-        if self._level == StopLevel.GRACEFUL and relay.saved_after_stop:
-            self._level = StopLevel.TERMINATE  # it cannot stop by itself, but has just saved what it has
-            self.after_checkpoint = True
-
-    def relay(self, work: Callable[[Relay], None]) -> None:
-        """Let the relay work, where there is one. When it cannot write any more the training goes on untold."""
-        if self._relay is None:
-            return
-        try:
-            work(self._relay)
-        except OSError:
-            traceback.print_exc()
-            self._relay = None
 
 
 def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch, dict[str, Any]]:
@@ -180,7 +129,7 @@ def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch
         cpu=shape["cpu"],
         gpu_ids=shape["gpu_ids"],
     )
-    facts = {"cookie": cookie, "argv": list(argv), "environment": changes}
+    facts = {"cookie": cookie, "argv": list(argv), "environment": changes, "memory": free_memory()}
     return Launch(argv, env, attempt.path, cookie), facts
 
 
@@ -196,7 +145,7 @@ def _end(
     *,
     outcome: Outcome | None,
     fault: Exception | None,
-    met: _Circumstances,
+    met: Circumstances,
 ) -> dict[str, Any]:
     """The content of ended.json."""
     progress = read_progress(attempt.progress)
@@ -211,7 +160,7 @@ def _end(
             nan_since=told.nan_since,
         )
     if outcome is None:
-        verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}")
+        verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}", "keeper.log")
     else:
         verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), met))
         if outcome.survivors:
@@ -225,6 +174,7 @@ def _end(
         "status": verdict.status.value,
         "reason": verdict.reason.value,
         "message": verdict.message,
+        "evidence": verdict.evidence,
         **results(progress),
         "stop_level": outcome.stop_level if outcome else met.stop_level,
         "launcher": outcome.launcher if outcome else None,
@@ -233,6 +183,7 @@ def _end(
         "unreported": list(outcome.unreported) if outcome else [],
         "survivors": list(outcome.survivors) if outcome else [],
         "checkpoints": checkpoints(run),
+        "log_dropped": met.log_dropped,
         "warnings": list(progress.warnings[:20]),
         "log_tail": list(log[-_KEPT_LINES:]),
     }
@@ -244,7 +195,7 @@ def _describe(fault: Exception | None) -> str:
     return str(fault)
 
 
-def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result: str, met: _Circumstances) -> Evidence:
+def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result: str, met: Circumstances) -> Evidence:
     failure = outcome.first_failure
     return Evidence(
         started=bool(outcome.ranks or outcome.unreported),
@@ -254,8 +205,11 @@ def _evidence(outcome: Outcome, progress: Progress, log: tuple[str, ...], result
         unreported=outcome.unreported,
         oom_kills=met.oom_kills,
         keeper_signalled=met.signalled,
+        batch_job=met.batch_job,
+        batch_time_up=met.batch_time_up,
+        stalled=met.stalled,
         after_checkpoint=met.after_checkpoint,
-        launcher=outcome.launcher,
+        launcher=outcome.launcher or 0,
         stop_level=outcome.stop_level,
         end_reason=progress.end_reason,
         end_message=progress.end_message,

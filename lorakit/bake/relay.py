@@ -36,6 +36,8 @@ _VALIDATION: Final = frozenset({"loss/validation/step_average", "loss/validation
 _CANNOT_SAVE: Final = (
     "this trainer cannot save on request: it will be ended after its next checkpoint; ask again to end it now"
 )
+#: Bytes that are kept of a line without an end.
+_LONGEST_LINE: Final = 1 << 16
 #: In place of a size: this image has been told.
 _TOLD: Final = -1
 
@@ -116,7 +118,7 @@ class Relay:
     def _is_silent(self) -> bool:
         """Whether the trainer speaks for itself; once this relay has begun to tell, it goes on."""
         if self._others is not None and not (self._silent or self._started or self._phase):
-            self._silent = any(record["type"] != "warn" for record in self._others.poll())
+            self._silent = any(record["type"] not in {"warn", "memory"} for record in self._others.poll())
         return self._silent
 
     def close(self) -> None:
@@ -127,12 +129,15 @@ class Relay:
         """Whole lines of the log since the last call; the bar's carriage returns end lines too."""
         try:
             with open(self._attempt.log, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._log_offset:  # it was cut, see the guard
+                    self._log_offset, self._line = 0, b""
                 file.seek(self._log_offset)
                 data = file.read(4 << 20)
         except FileNotFoundError:
             return []
         self._log_offset += len(data)
-        *lines, self._line = re.split(rb"[\r\n]+", self._line + data)
+        *lines, rest = re.split(rb"[\r\n]+", self._line + data)
+        self._line = rest[-_LONGEST_LINE:]
         return [line.decode("utf-8", "replace") for line in lines]
 
     def _read(self, line: str) -> None:
