@@ -8,7 +8,19 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lorakit._version import __version__
-from lorakit.cli import baking, comparing, continuing, doctor, init, presets, runs, sweeping, trainer
+from lorakit.cli import (
+    baking,
+    comparing,
+    continuing,
+    doctor,
+    init,
+    keeping,
+    listing,
+    presets,
+    runs,
+    sweeping,
+    trainer,
+)
 from lorakit.cli.options import EVERYWHERE
 
 __all__ = ["app", "command"]
@@ -20,7 +32,20 @@ def _settled(params: list[Any]) -> list[Any]:
     for param in params:
         if getattr(param, "is_flag", False) and param.default is None:
             param.default = False
+        # The same for words: they are taken as they are, and a list of filters needs no models.
+        if getattr(getattr(param, "type_descriptor", None), "annotation", None) in (str, list[str]):
+            param._runtime_param = _AsTyped()
     return params
+
+
+class _AsTyped:
+    """In place of typer's conversion of one word or several, which has nothing to convert."""
+
+    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
+        del ctx
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        return value if isinstance(value, str) else list(value)
 
 
 class _Group(TyperGroup):
@@ -69,11 +94,16 @@ for function in (
     baking.stop,
     continuing.resume,
     continuing.rerun,
-    runs.ls,
+    listing.ls,
     runs.show,
     runs.logs,
     runs.verify,
     continuing.repair,
+    keeping.note,
+    keeping.tag,
+    keeping.rm,
+    keeping.restore,
+    keeping.purge,
     sweeping.sweep,
     comparing.compare,
     doctor.doctor,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.diagnose_log import Reason, Status
+from lorakit.archive.facts import RESULTS, Kind
 from lorakit.archive.run import read_record
 from lorakit.cli import screen
 from lorakit.errors import ArchiveError
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from lorakit.archive.facts import Value
     from lorakit.archive.records import RunState
 
-__all__ = ["ending", "failure_hint", "headline", "listing", "network_of", "outcome", "results", "shown"]
+__all__ = ["cell", "ending", "failure_hint", "headline", "listing", "network_of", "outcome", "results", "shown"]
 
 _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
     Status.OK: ("✓", "done"),
@@ -80,6 +82,32 @@ def listing(states: Sequence[RunState], *, now: float, width: int | None) -> lis
     if width is None or max(line.cell_len for line in lines) <= width:
         return lines
     return screen.columns(rows, gap=2, width=width, flexible=(1,))
+
+
+def cell(key: str, value: Value | None, state: RunState, *, now: float) -> str | Text:
+    """A value of a run as a table shows it."""
+    if key == "state":
+        return _state(state)
+    if value is None:
+        return "–"
+    if key == "run":
+        return screen.text((str(value), "strong"))
+    result = RESULTS.get(key)
+    if isinstance(value, (int, float)) and result is not None and not isinstance(value, bool):
+        match result.kind:
+            case Kind.TIME:
+                return screen.moment(value, now=now)
+            case Kind.DURATION:
+                return screen.duration(value)
+            case Kind.SIZE:
+                return screen.size(value)
+        if key.startswith("loss.") or key == "validation":
+            return screen.loss(value)
+        if key == "speed":
+            return screen.speed(value)
+    if isinstance(value, str):
+        return " · ".join(value.splitlines())
+    return " ".join(value) if isinstance(value, list) else show_value(key, value)
 
 
 def network_of(state: RunState) -> tuple[str, str, str]:

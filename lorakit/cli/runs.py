@@ -1,4 +1,4 @@
-"""`lorakit ls`, `show`, `logs`, `verify`: what is in the archive."""
+"""`lorakit show`, `logs`, `verify`: one run of the archive."""
 
 from __future__ import annotations
 
@@ -12,35 +12,9 @@ import typer
 from lorakit.cli.options import Json, RunName, workspace
 from lorakit.errors import ArchiveError
 
-__all__ = ["logs", "ls", "show", "start_of_last", "verify"]
+__all__ = ["logs", "show", "start_of_last", "verify"]
 
-#: So many of the newest runs are listed unless all are asked for.
-_SHOWN = 30
 _LOG_POLL_SECONDS = 0.2
-
-
-def ls(
-    *,
-    everything: Annotated[bool, typer.Option("--all", "-a", help=f"All runs, not only the newest {_SHOWN}.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List the runs, newest first."""
-    from lorakit.archive.records import state
-    from lorakit.archive.run import list_runs
-    from lorakit.cli import run_screens, screen
-
-    runs = list_runs(workspace().runs)[::-1]
-    if as_json:
-        screen.print_json([state(run).to_json() for run in runs])
-        return
-    out = screen.console()
-    if not runs:
-        out.print(screen.text("there are no runs yet; lorakit bake PRESET makes one"))
-        return
-    chosen = runs if everything else runs[:_SHOWN]
-    screen.put(out, run_screens.listing([state(run) for run in chosen], now=time.time(), width=screen.fitting(out)))
-    if len(chosen) < len(runs):
-        out.print(screen.text((f"{len(runs) - len(chosen)} older: lorakit ls --all", "same")))
 
 
 def show(run: RunName = "latest", *, as_json: Json = False) -> None:

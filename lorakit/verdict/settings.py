@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from lorakit.archive.facts import preset_values
 from lorakit.archive.run import Run, read_record
 from lorakit.errors import ArchiveError
 from lorakit.preset.units import Alpha, TextEncoderRates, format_number, format_rate
@@ -18,22 +18,13 @@ _RATES = ("optim.unet_lr",)
 def settings(run: Run) -> dict[str, Any]:
     """Every value of a run's resolved preset by its dotted key. Raises ArchiveError when it cannot be read."""
     try:
-        data = tomllib.loads(run.preset.read_text(encoding="utf-8"))
+        return preset_values(run.preset.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArchiveError(
             f"the preset of {run.id} cannot be read",
             why=str(error),
             todo=f"lorakit verify {run.short} tells what else is damaged",
         ) from error
-    return dict(_leaves(data, ""))
-
-
-def _leaves(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def effective(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorakit import errors
-from lorakit.cli import runs
+from lorakit.cli import listing
 from lorakit.cli.app import command
 from lorakit.errors import LorakitError
 from lorakit.workspace import Workspace
@@ -112,7 +112,7 @@ def test_json_keys_of_presets(workspace: Workspace, cli: Cli) -> None:
 
 
 def test_the_number_of_runs_listed_is_the_documented_one() -> None:
-    assert f"the newest {runs._SHOWN}" in SECTIONS["ls"]
+    assert f"the newest {listing.SHOWN}" in SECTIONS["ls"]
 
 
 def test_no_summary_is_cut_in_the_list_of_commands(cli: Cli) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lorakit.archive.records import state
 from lorakit.archive.run import Run
-from lorakit.cli import run_screens, runs
+from lorakit.cli import listing, run_screens, runs
 from lorakit.workspace import Workspace
 from tests.cli.made_runs import OUT_OF_MEMORY, THEN, make_run
 from tests.cli.running import Cli, golden
@@ -44,7 +44,7 @@ def test_ls_of_nothing_says_how_to_begin(archive: Path, cli: Cli) -> None:
 
 
 def test_ls_shows_the_newest_and_counts_the_rest(archive: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_SHOWN", 2)
+    monkeypatch.setattr(listing, "SHOWN", 2)
     made = [make_run(archive, f"run{n}", now=THEN + 60 * n) for n in range(3)]
     lines = cli("ls").out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == [made[2].short, made[1].short]
