@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.diagnose_log import Status
-from lorakit.archive.records import RunState, is_alive, state
+from lorakit.archive.records import RunState, is_alive, require_writable, state
 from lorakit.archive.run import Run
 from lorakit.atomic import dump_json, write_once
 from lorakit.errors import ArchiveError, LorakitError, RunFailed, Stopped
-from lorakit.launch.processes import require_linux
+from lorakit.launch.processes import hold_lock, require_linux
 from lorakit.launch.supervisor import module_argv, spawn_detached
 from lorakit.protocol import Follower
 
@@ -81,13 +81,19 @@ def start(run: Run, attempt: int = 1) -> None:
     """
     folder = run.attempt(attempt)
     argv = module_argv("lorakit.bake.keeper", str(run.path), str(attempt))
-    process = spawn_detached(argv, cwd=run.path, env=os.environ, output=folder.keeper_log)
+    lock = hold_lock(
+        folder.alive
+    )  # until the keeper holds it: in between nobody may take the run for one that never started
     try:
-        code = process.wait(timeout=_START_SECONDS)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+        process = spawn_detached(argv, cwd=run.path, env=os.environ, output=folder.keeper_log)
+        try:
+            code = process.wait(timeout=_START_SECONDS)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    finally:
+        os.close(lock)
     if code != 0:
         raise ArchiveError(
             f"{run.id} could not be started",
@@ -101,8 +107,14 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "its keeper ended without a word"
 
 
-def follow(run: Run, on_update: OnUpdate | None = None, *, from_start: bool = True) -> None:
-    """Watch a run until nothing of it lives, handing on its progress. Returns at once when it has ended.
+def follow(
+    run: Run,
+    on_update: OnUpdate | None = None,
+    *,
+    from_start: bool = True,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
+    """Watch a run until nothing of it lives, or ``until`` says so, handing on its progress. Returns at once when it has ended.
 
     ``from_start`` hands on the records written before the call as well.
     """
@@ -112,7 +124,7 @@ def follow(run: Run, on_update: OnUpdate | None = None, *, from_start: bool = Tr
         follower.poll()
     stops: set[int] = set()
     while True:
-        alive = is_alive(attempt)  # asked before reading, so that the last records are not missed
+        alive = is_alive(attempt) and not until()  # asked before reading, so that the last records are not missed
         asked = [level for level in (1, 2, 3) if level not in stops and attempt.stop(level).exists()]
         stops.update(asked)
         records = [{"type": "stop", "level": level} for level in asked] + follower.poll()
@@ -123,15 +135,17 @@ def follow(run: Run, on_update: OnUpdate | None = None, *, from_start: bool = Tr
         time.sleep(_TICK)
 
 
-def request_stop(run: Run, level: int = 1) -> None:
+def request_stop(run: Run, level: int = 1, *, within: float | None = None) -> None:
     """Ask a run to end: 1 after this step with everything saved, 2 now (TERM, then KILL after a while), 3 KILL.
 
-    Asking twice is asking once. Raises ArchiveError when the run has ended.
+    Asking twice is asking once. With ``within`` its keeper goes from 1 to 2 by itself after so many seconds. Returns at once;
+    ``bake.ending.end_run`` waits and makes sure. Raises ArchiveError when the run has ended, or is of a newer lorakit.
     """
     attempt = run.last_attempt
+    require_writable(run)
     if state(run).is_final:
         raise ArchiveError(f"{run.id} has ended", todo=f"lorakit show {run.short}")
-    record = {"schema": 1, "level": level, "time": time.time(), "pid": os.getpid()}
+    record = {"schema": 1, "level": level, "time": time.time(), "pid": os.getpid(), "within": within}
     with contextlib.suppress(FileExistsError):
         write_once(attempt.stop(level), dump_json(record))
 
