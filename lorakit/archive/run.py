@@ -79,6 +79,11 @@ class Attempt:
         return self.path / "progress.jsonl"
 
     @property
+    def caches(self) -> Path:
+        """Fact: which caches on disk it used, and how much of them earlier runs had made."""
+        return self.path / "caches.json"
+
+    @property
     def events(self) -> Path:
         """TensorBoard event files."""
         return self.path / "events"

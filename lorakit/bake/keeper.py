@@ -28,13 +28,14 @@ from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import dump_json, write_once
 from lorakit.bake.guard import Guard, Limits
+from lorakit.bake.held_caches import HeldCaches
 from lorakit.bake.relay import Relay
 from lorakit.bake.wishes import Circumstances, Wishes
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, Stopped
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
 from lorakit.launch.memory import free_memory
 from lorakit.launch.processes import ProcessId, hold_lock
-from lorakit.launch.supervisor import Launch, Outcome, supervise, training_env
+from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
 
 #: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
 _READ_LINES, _KEPT_LINES = 400, 20
@@ -82,12 +83,20 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     kills = _oom_kills()
     fault: Exception | None = None
     outcome = None
+    caches = HeldCaches(run, attempt, command)
+
+    def stop_level() -> int:
+        caches.poll()
+        return wishes.level()
+
     try:
+        caches.acquire(stop=lambda: wishes.level() > StopLevel.NONE)
         wishes.guard = Guard(attempt, Limits.of(read_record(run.request)))
-        outcome = supervise(launch, stop_level=wishes.level, on_started=lambda who: _record_launcher(attempt, who))
+        outcome = supervise(launch, stop_level=stop_level, on_started=lambda who: _record_launcher(attempt, who))
     except (LorakitError, OSError) as error:  # recorded below: a run that could not start still ends with a reason
         traceback.print_exc()
         fault = error
+    caches.release()
     wishes.relay(lambda relay: relay.finish())
     settle(run)
     met = wishes.met(oom_kills=_oom_kills() - kills)
@@ -159,7 +168,9 @@ def _end(
             loss_average=told.loss_average,
             nan_since=told.nan_since,
         )
-    if outcome is None:
+    if isinstance(fault, Stopped):
+        verdict = Verdict(Status.STOPPED, Reason.STOPPED_BY_USER, fault.what)
+    elif outcome is None:
         verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}", "keeper.log")
     else:
         verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), met))

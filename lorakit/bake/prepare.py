@@ -17,6 +17,8 @@ from lorakit._version import __version__
 from lorakit.archive.birth import Birth, birth
 from lorakit.archive.hashing import FileHash, HashCache, hash_files
 from lorakit.archive.run import SCHEMA, Run
+from lorakit.bake.cache_keys import CacheSet, cache_sets, trainer_version
+from lorakit.bake.cache_store import cache_root, limit_of
 from lorakit.bake.checks import check_disk, check_files, check_rules, model_files
 from lorakit.errors import DatasetError, TrainerError
 from lorakit.launch.accelerate import LaunchShape, config_text, default_threads, free_port, launch_argv
@@ -49,6 +51,7 @@ class Prepared:
     models: Mapping[str, tuple[Path, ...]]
     environment: Mapping[str, Any]
     request: Mapping[str, Any]
+    caches: tuple[CacheSet, ...] = ()
 
 
 def prepare(
@@ -103,6 +106,14 @@ def look(
         check_disk(numbers, workspace.runs)
         models = model_files(preset, workspace)
         hashes = _hash(numbers, models, workspace, on_prepare)
+        caches = cache_sets(
+            preset,
+            numbers.data,
+            kind=choice.kind,
+            version=trainer_version(choice.kind, choice.checkout),
+            sha256=lambda path: hashes[path].sha256,
+            models=models,
+        )
         prepared = Prepared(
             resolved=resolved,
             choice=choice,
@@ -112,6 +123,7 @@ def look(
             models=models,
             environment=environment.result(),
             request=_request(resolved, workspace, lineage, argv),
+            caches=caches,
         )
     return prepared
 
@@ -262,11 +274,17 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
                 },
                 "arguments": list(arguments),
                 "shape": dataclasses.asdict(shape),
+                "caches": [
+                    {"kind": one.kind, "folder": str(one.folder(cache_root(workspace)))} for one in prepared.caches
+                ],
+                "cache_limit": limit_of(workspace),
                 "output_name": name,
                 "result": f"weights/{name}.{preset.save.format}",
             },
         )
-        new.write(run.command_sh, _COMMAND_HEAD.format(run=run.id) + shell_line(argv) + "\n")
+        folders = [str(one.folder(cache_root(workspace))) for one in prepared.caches]
+        before = shell_line(["mkdir", "-p", *folders]) + "\n" if folders else ""
+        new.write(run.command_sh, _COMMAND_HEAD.format(run=run.id) + before + shell_line(argv) + "\n")
         new.write(run.accelerate, config_text(shape))
         new.write_json(run.environment, {"schema": SCHEMA, **prepared.environment})
         _write_rest(new)
@@ -276,23 +294,31 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
 def _hand_over_dataset(prepared: Prepared, workspace: Workspace, new: Birth) -> dict[Path, Path]:
     """What stands in the command in place of the preset's dataset, where that itself would not do.
 
-    A dataset TOML may name folders relative to the workspace, but the trainer runs elsewhere; and no trainer can be told to
-    skip unreadable images, so that it is given folders of links without them.
+    A dataset TOML may name folders relative to the workspace, but the trainer runs elsewhere. No trainer can be told to
+    skip unreadable images, and cache files beside the images are not to be believed: it is given folders of links without
+    them, and with links to the caches that are its own.
     """
     from lorakit.dataset.blueprint import Blueprint
     from lorakit.dataset.handover import explicit_config, write_view
 
-    data, folder = prepared.plan.data, new.run.path / "dataset"
-    moved: dict[Path, Path] = {}
-    if data.unreadable:
-        view = write_view(data, new.staging / "dataset" / "view")
-        moved = {old: new.run.path / now.relative_to(new.staging) for old, now in view.items()}
-    asked = prepared.resolved.preset.dataset.config
-    if asked is None:
-        return moved
+    data, folder, asked = prepared.plan.data, new.run.path / "dataset", prepared.resolved.preset.dataset
+    moved: list[dict[Path, Path]] = [{} for _ in data.datasets]
+    if data.unreadable or prepared.caches or (data.stray_caches and prepared.choice.kind == "sd-scripts"):
+        for index, dataset in enumerate(data.datasets):
+            links = {
+                beside: place
+                for one in prepared.caches
+                for beside, place in one.links(cache_root(workspace), index).items()
+            }
+            part = dataclasses.replace(data, datasets=(dataset,))
+            view = write_view(part, new.staging / "dataset" / "view" / str(index), links)
+            moved[index] = {old: new.run.path / now.relative_to(new.staging) for old, now in view.items()}
+    if asked.config is None:
+        named = (workspace.resolve(text) for text in (asked.path, asked.reg_path) if text)
+        return {path: moved[0][Path(os.path.abspath(path))] for path in named if moved[0]}
     blueprint = Blueprint(tuple(dataset.spec for dataset in data.datasets))
     new.write_json(folder / "config.json", explicit_config(blueprint, moved))
-    return moved | {Path(os.path.normpath(workspace.resolve(asked))): folder / "config.json"}
+    return {workspace.resolve(asked.config): folder / "config.json"}
 
 
 _COMMAND_HEAD = """\

@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from lorakit._version import __version__
 from lorakit.cli import (
     baking,
+    caching,
     comparing,
     continuing,
     doctor,
@@ -114,6 +115,11 @@ family = typer.Typer(name="trainer", cls=_Group, help=trainer.HELP, rich_markup_
 for function in (trainer.install, trainer.status, trainer.catalogue):
     family.command(cls=_Command, epilog=EVERYWHERE)(function)
 app.add_typer(family)
+
+caches = typer.Typer(name="cache", cls=_Group, help=caching.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
+for function in (caching.ls, caching.clean):
+    caches.command(cls=_Command, epilog=EVERYWHERE)(function)
+app.add_typer(caches)
 
 
 def command() -> Any:

@@ -13,6 +13,7 @@ from lorakit.preset.units import format_number, format_rate
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from lorakit.bake.cache_keys import Found
     from lorakit.cli.presets import Baker
     from lorakit.plan import Bucket, Checkpoint, Plan
     from lorakit.preset.files import ResolvedPreset
@@ -30,9 +31,16 @@ _BUCKETS_SHOWN: Final = 8
 
 
 def plan_page(
-    preset: Preset, plan: Plan, *, baker: Baker, findings: Sequence[Finding], asked: str, width: int | None
+    preset: Preset,
+    plan: Plan,
+    *,
+    baker: Baker,
+    findings: Sequence[Finding],
+    asked: str,
+    width: int | None,
+    caches: Sequence[Found] = (),
 ) -> list[Text]:
-    """The whole page. ``asked`` is the preset as it was named, ``width`` that of the window."""
+    """The whole page. ``asked`` is the preset as it was named, ``width`` that of the window, ``caches`` those on disk."""
     from lorakit.cli.presets import missing_lines
 
     room = (width or _WIDTH) - _LABEL
@@ -48,6 +56,7 @@ def plan_page(
         told = f"{screen.count(held_out, 'image')} held out, {screen.count(batches, 'batch', 'batches')} each time"
         lines += _row("validation", told)
     lines += _row("writes", *_writes(plan, room))
+    lines += _row("caches", *_caches(plan, caches))
     lines.append(screen.text(""))
     warnings = [screen.text(("warn  ", "look"), warning) for warning in plan.warnings]
     blocks = [*missing_lines(baker), *finding_lines(findings)]
@@ -245,6 +254,23 @@ def _writes(plan: Plan, width: int) -> list[Text]:
     return screen.wrap(
         [", ".join(parts), screen.text((room, "fail" if short else "")), *(["not enough"] if short else [])], width
     )
+
+
+def _caches(plan: Plan, caches: Sequence[Found]) -> list[str]:
+    lines = [f"{one.kind}: {_origin(one)} (key {one.key[:8]})" for one in caches]
+    if stray := plan.data.stray_caches:
+        lines.append(
+            f"{screen.count(stray, 'cache file')} beside the images: not read, they may be of other images or settings"
+        )
+    return lines
+
+
+def _origin(found: Found) -> str:
+    if found.found == found.files:
+        return f"all {found.files} made by earlier runs"
+    if found.found:
+        return f"{found.found} of {found.files} made by earlier runs, the rest will be"
+    return f"{found.files} will be made, for later runs too"
 
 
 def _files(files: Sequence[Checkpoint], word: str) -> str:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,6 +78,7 @@ def plan(
     if why:
         _why(resolved, as_json=as_json)
         return
+    from lorakit.bake.cache_keys import found_caches
     from lorakit.plan import plan as plan_of
     from lorakit.trainers.preflight import preflight
 
@@ -85,15 +86,30 @@ def plan(
     with scan_bar() as progress:
         planned = plan_of(resolved.preset, place, progress=progress)
     findings = preflight(resolved.preset, place, baker.kind)
+    caches = found_caches(resolved.preset, planned, place)
     if as_json:
         screen.print_json(
-            {**planned.to_json(), "trainer": baker.kind, "findings": [finding_json(one) for one in findings]}
+            {
+                **planned.to_json(),
+                "trainer": baker.kind,
+                "findings": [finding_json(one) for one in findings],
+                "caches": [asdict(one) for one in caches],
+                "stray_caches": planned.data.stray_caches,
+            }
         )
         return
     from lorakit.cli.plan_screen import plan_page
 
     out = screen.console()
-    page = plan_page(resolved.preset, planned, baker=baker, findings=findings, asked=preset, width=screen.fitting(out))
+    page = plan_page(
+        resolved.preset,
+        planned,
+        baker=baker,
+        findings=findings,
+        asked=preset,
+        width=screen.fitting(out),
+        caches=caches,
+    )
     screen.put(out, page)
 
 

@@ -38,6 +38,7 @@ _PHASES: Final = {
     "hash": "fingerprinting images and models",
     "import": "starting the trainer",
     "load": "loading the models",
+    "wait_cache": "waiting for the run that fills the same cache",
     "cache_latents": "caching latents",
     "cache_text": "caching captions",
     "train": "starting to train",

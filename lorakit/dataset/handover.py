@@ -1,18 +1,19 @@
 """Hands a scanned dataset to a trainer that runs elsewhere: a configuration with nothing left open, a view without bad files.
 
-A dataset TOML may name folders relative to the workspace, but the trainer runs in its run folder; and no trainer has a switch
-for skipping unreadable images.
+A dataset TOML may name folders relative to the workspace, but the trainer runs in its run folder; no trainer has a switch
+for skipping unreadable images; and sd-scripts believes whatever cache files it finds beside the images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lorakit.dataset.blueprint import Blueprint, DatasetSpec, SubsetSpec
+from lorakit.dataset.caches import is_cache_name
 from lorakit.dataset.records import ScannedData
 
 __all__ = ["explicit_config", "write_view"]
@@ -22,19 +23,24 @@ _PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 _NOT_WITH_METADATA = ("class_tokens", "caption_extension", "is_reg")
 
 
-def explicit_config(blueprint: Blueprint, moved: Mapping[Path, Path] | None = None) -> dict[str, Any]:
+def explicit_config(
+    blueprint: Blueprint, moved: Mapping[Path, Path] | Sequence[Mapping[Path, Path]] | None = None
+) -> dict[str, Any]:
     """A dataset configuration (for ``--dataset_config`` as ``.json``) with every value present and absolute folders.
 
-    ``moved`` maps folders to those that stand in their place, as ``write_view`` returns them.
+    ``moved`` maps folders to those that stand in their place, as ``write_view`` returns them: for all datasets, or one by one.
     """
-    return {"datasets": [_dataset(spec, moved or {}) for spec in blueprint.datasets]}
+    each = moved if isinstance(moved, Sequence) else [moved or {}] * len(blueprint.datasets)
+    return {"datasets": [_dataset(spec, its) for spec, its in zip(blueprint.datasets, each, strict=True)]}
 
 
-def write_view(data: ScannedData, folder: Path) -> dict[Path, Path]:
-    """Write folders of symbolic links to all files of the image folders but the unreadable images (``data.unreadable``).
+def write_view(data: ScannedData, folder: Path, caches: Mapping[Path, Path] | None = None) -> dict[Path, Path]:
+    """Write folders of symbolic links to the files of the image folders, but not to unreadable images and cache files.
 
-    Folders keep their names, so that repeats, class tokens, order and validation split stay what they are. Returns where each
-    image folder, and each folder that holds image folders, now is. Raises OSError when ``folder`` cannot be written.
+    ``caches`` maps the cache files that a trainer would write beside the images to where they are to be: they become links,
+    which lead nowhere until the files are made. Folders keep their names, so that repeats, class tokens, order and validation
+    split stay what they are. Returns where each image folder, and each folder that holds image folders, now is. Raises OSError
+    when ``folder`` cannot be written.
     """
     left_out = frozenset(data.unreadable)
     sources = {
@@ -48,8 +54,10 @@ def write_view(data: ScannedData, folder: Path) -> dict[Path, Path]:
     for source, target in moved.items():
         target.mkdir(parents=True)
         for file in source.iterdir():
-            if file.is_file() and file not in left_out:
+            if file.is_file() and file not in left_out and not is_cache_name(file.name):
                 (target / file.name).symlink_to(file)
+    for beside, place in (caches or {}).items():
+        (moved[beside.parent] / beside.name).symlink_to(place)
     return moved | parents
 
 

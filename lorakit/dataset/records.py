@@ -64,12 +64,14 @@ class ScannedData:
     """All datasets, what is passed over and why, and what deserves a look.
 
     ``unreadable`` has the images that were skipped because they cannot be opened: a trainer that finds them stops.
+    ``stray_caches`` counts files beside the images that a trainer might believe more than the images (``*.npz``).
     """
 
     datasets: tuple[ScannedDataset, ...]
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable: tuple[Path, ...] = ()
+    stray_caches: int = 0
 
     @property
     def images(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorakit.dataset import files
 from lorakit.dataset.blueprint import Blueprint, DatasetSpec, Skipped, SubsetSpec
 from lorakit.dataset.buckets import Bucketer, Size
-from lorakit.dataset.caches import misleading_caches
+from lorakit.dataset.caches import INFO, is_cache_name
 from lorakit.dataset.masks import mask_problems
 from lorakit.dataset.metadata import MetadataEntry, read_metadata
 from lorakit.dataset.records import ImageRecord, ScannedData, ScannedDataset
@@ -26,7 +26,6 @@ __all__ = ["ImageRecord", "ScannedData", "ScannedDataset", "scan"]
 Progress = Callable[[int, int], None]
 
 _PROGRESS_EVERY = 200
-_CACHE_INFO = "metadata_cache.json"
 
 
 def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progress | None = None) -> ScannedData:
@@ -55,6 +54,7 @@ def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progr
         skipped=(*blueprint.skipped, *scanner.skipped),
         warnings=tuple(scanner.warnings),
         unreadable=tuple(scanner.unreadable),
+        stray_caches=scanner.stray_caches,
     )
 
 
@@ -80,6 +80,7 @@ class _Scanner:
         self.warnings: list[str] = []
         self.problems: list[Problem] = []
         self.unreadable: list[Path] = []
+        self.stray_caches = 0
         self._progress: Progress | None = None
         self._done = self._total = 0
 
@@ -231,23 +232,10 @@ class _Scanner:
             records.append(_record(path, size, bucketer, caption=(caption, caption_path), index=index, subset=subset))
         if without_caption:
             self._note_missing_captions(without_caption, subset, listing)
-        self._note_caches(records, subset, listing)
+        self.stray_caches += sum(is_cache_name(name) and (name != INFO or subset.cache_info) for name in listing.names)
         if subset.conditioning_data_dir is not None:
             self.problems += mask_problems(records, subset.conditioning_data_dir)
         return records
-
-    def _note_caches(self, records: list[ImageRecord], subset: SubsetSpec, listing: _Listing) -> None:
-        sizes = {record.path.stem: (record.width, record.height) for record in records}
-        if wrong := misleading_caches(sizes, listing.names):
-            self.warnings.append(
-                f"{listing.source}: sd-scripts would take the size of {wrong[0]!r} (and {len(wrong) - 1} more) from a cache "
-                "file (*_sdxl.npz) of another image or an older version: delete those caches"
-            )
-        if subset.cache_info and _CACHE_INFO in listing.names:
-            self.warnings.append(
-                f"{listing.source}: with cache_info the trainer reads images and captions from {_CACHE_INFO} and does not look "
-                "whether they changed: delete it if they did"
-            )
 
     def _note_missing_captions(self, count: int, subset: SubsetSpec, listing: _Listing) -> None:
         extension = subset.caption_extension

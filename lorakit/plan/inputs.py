@@ -59,7 +59,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Caching:
-    """What is encoded once, and what of it is written beside the images."""
+    """What is encoded once, and what of it is kept on disk."""
 
     latents: bool = False
     latents_to_disk: bool = False

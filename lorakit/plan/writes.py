@@ -107,7 +107,7 @@ def sample_bytes(moments: tuple[SampleMoment, ...], sampling: Sampling) -> int:
 
 
 def cache_bytes(buckets: tuple[Size, ...], caching: Caching, *, flipped: bool) -> int:
-    """About what is written beside the images, which are given by their buckets: latents and text-encoder outputs."""
+    """About what is kept on disk of the images, which are given by their buckets: latents and text-encoder outputs."""
     total = 0
     if caching.latents_to_disk:  # 4 channels of float32 at an eighth of the size
         total += sum((width // 8) * (height // 8) * 16 for width, height in buckets) * (1 + flipped)

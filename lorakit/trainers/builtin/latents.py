@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -168,8 +169,10 @@ def fill(
 ) -> None:
     """Encode and keep ``jobs``, images of one size together; ``advance`` is told how many are done after each chunk.
 
-    The sample of an image depends on the seed and the image's file name, not on order or process.
+    The sample of an image depends on the seed and the image's file name, not on order or process; on disk, where trainings of
+    other seeds read it too, on the name alone.
     """
+    seed = 0 if store.to_disk else seed
     by_size: dict[tuple[int, int], list[CacheJob]] = {}
     for job in jobs:
         by_size.setdefault(job.record.bucket, []).append(job)
@@ -217,7 +220,8 @@ def write_npz(path: Path, content: dict[str, np.ndarray[Any, Any]]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **content)  # type: ignore[arg-type]
     try:
-        atomic.write_bytes(path, buffer.getvalue())
+        # Through a link: lorakit hands over links to where the caches are kept.
+        atomic.write_bytes(Path(os.path.realpath(path)), buffer.getvalue())
     except OSError as error:
         raise DiskError(
             f"the cache file {path} cannot be written",

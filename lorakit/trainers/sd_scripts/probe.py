@@ -10,6 +10,7 @@ From the environment: LORAKIT_PROGRESS, the protocol's file; LORAKIT_STOP_FILE; 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -235,7 +236,10 @@ class Probe:
 
         def begin(original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             self.tell("phase", name=name)
-            return original(*arguments, **keywords)
+            if not getattr(self.args, "cache_latents_to_disk", False):
+                return original(*arguments, **keywords)
+            with same_dice():
+                return original(*arguments, **keywords)
 
         return begin
 
@@ -559,6 +563,25 @@ class Probe:
         self.clock += time.monotonic() - began
         self.guarded(part, then)
         return result
+
+
+@contextlib.contextmanager
+def same_dice() -> Iterator[None]:
+    """Random numbers drawn inside do not change those drawn after it, and are the same in every run.
+
+    Encoding a picture draws some. Latents that are found on disk draw none, and without this a run that finds them would
+    start from other weights and see other noise than the run that made them.
+    """
+    torch: Any = sys.modules["torch"]
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    before = torch.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
 
 
 def beside(name: str) -> ModuleType:
