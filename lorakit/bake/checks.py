@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorakit.plan import Plan
     from lorakit.preset.files import ResolvedPreset
     from lorakit.preset.models import Preset
+    from lorakit.preset.rules import Finding
     from lorakit.trainers.render import TrainerKind
     from lorakit.workspace import Workspace
 
@@ -25,17 +26,17 @@ _PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 
 def check_rules(
     resolved: ResolvedPreset, kind: TrainerKind, *, allow_warnings: bool, workspace: Workspace | None = None
-) -> None:
+) -> tuple[Finding, ...]:
     """Raise RuleError with every rule that the preset breaks; warnings count only when they are not allowed.
 
-    With a ``workspace``, rules about what is in the preset's files hold too.
+    Returns the warnings that are let pass. With a ``workspace``, rules about what is in the preset's files hold too.
     """
     from lorakit.trainers.preflight import preflight
 
     findings = preflight(resolved.preset, workspace, kind)
     wrong = [finding for finding in findings if finding.level == "error" or not allow_warnings]
     if not wrong:
-        return
+        return findings
     problems = tuple(finding.problem(_where(resolved, finding.key)) for finding in wrong)
     several = "a rule" if len(wrong) == 1 else f"{len(wrong)} rules"
     raise RuleError(f"{resolved.preset.name} breaks {several}", problems=problems)

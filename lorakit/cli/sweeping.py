@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lorakit.archive.run import Run
+    from lorakit.sweep.definition import Definition
     from lorakit.sweep.scheduler import Outcome
     from lorakit.sweep.trials import Sweep, Trial
     from lorakit.workspace import Workspace
@@ -32,11 +34,13 @@ def sweep(
         typer.Argument(
             metavar="PRESET",
             autocompletion=complete_preset,
-            help="A preset file or a name in presets/; presets/default.toml or that of the latest run if not given.",
+            help="A preset, or a file that describes a sweep; presets/default.toml or the latest run's preset if not given.",
         ),
     ] = None,
     *,
-    unet_lr: Annotated[str | None, typer.Option(metavar="RATES", help="Rates of the UNet: 1e-4,2.5e-4")] = None,
+    unet_lr: Annotated[
+        str | None, typer.Option(metavar="RATES", help='Rates of the UNet: 1e-4,2.5e-4 or "1e-5..1e-3 log 5"')
+    ] = None,
     te_lr: Annotated[
         str | None, typer.Option(metavar="RATES", help="Rates of the text encoders: 1.5e-5,5e-5 or pairs 5e-5/2e-5")
     ] = None,
@@ -45,6 +49,19 @@ def sweep(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=V1,V2", help="Values of any key; may be repeated.")
     ] = None,
+    seed: Annotated[str | None, typer.Option(metavar="SEEDS", help="Seeds: 1,2,3")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Bake each point N times, with seeds that follow the preset's.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="CONDITION", help="Leave out other trials: 'te_lr <= unet_lr/2'")
+    ] = None,
+    zips: Annotated[
+        list[str] | None, typer.Option("--zip", metavar="A,B", help="Let axes go hand in hand: dim,alpha")
+    ] = None,
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="Leave out trials that cannot be baked, and bake the others.")
+    ] = False,
     trainer: TrainerKind = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and bake none.")] = False,
     as_json: Json = False,
@@ -58,20 +75,22 @@ def sweep(
     from lorakit.errors import UsageError
     from lorakit.sweep import scheduler, trials
     from lorakit.sweep.axes import parse_axes
+    from lorakit.sweep.definition import Definition
 
     place = workspace()
-    given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha}
-    axes = parse_axes(given, sets or ())
-    if not axes:
-        raise UsageError("a sweep needs values to try", todo="lorakit sweep PRESET --unet-lr 1e-4,2.5e-4")
+    given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha, "--seed": seed}
+    typed = Definition.of(parse_axes(given, sets or ()), zips=zips or (), where=where or (), seeds=seeds)
     out = screen.console(err=as_json)
-    path = _preset(preset, place, out)
+    path, asked = _asked(preset, typed, place, out)
+    if not asked.axes and asked.seeds is None:
+        raise UsageError("a sweep needs values to try", todo="lorakit sweep PRESET --unet-lr 1e-4,2.5e-4")
     # What has one value only is the same in all trials: a change of the preset rather than an axis.
-    varying = tuple(axis for axis in axes if len(axis.values) > 1) or axes
-    overrides = [str(axis) for axis in axes if axis not in varying]
-    overrides += [] if trainer is None else [f"trainer.kind={trainer}"]
+    varying = tuple(axis for axis in asked.axes if len(axis.values) > 1) or asked.axes
+    fixed = [str(axis) for axis in asked.axes if axis not in varying]
+    fixed += [] if trainer is None else [f"trainer.kind={trainer}"]
+    asked = replace(asked, axes=varying, fixed=(*asked.fixed, *fixed))
     with _looking(out) as on_trial:
-        found = trials.prepare(path, overrides, varying, place, on_trial=on_trial)
+        found = trials.prepare(path, asked, place, skip_refused=skip_refused, on_trial=on_trial)
     if dry_run:
         _print_dry_run(found, out, as_json=as_json)
         return
@@ -84,16 +103,23 @@ def sweep(
     raise typer.Exit(scheduler.exit_code(outcomes))
 
 
-def _preset(named: str | None, workspace: Workspace, out: Console) -> Path:
+def _asked(named: str | None, typed: Definition, workspace: Workspace, out: Console) -> tuple[Path, Definition]:
+    """The preset, and the sweep: that of a file, if one is named, with what is typed besides."""
     from lorakit.cli import screen
     from lorakit.preset.files import find_preset
+    from lorakit.sweep.definition import is_sweep_file, read_definition
     from lorakit.sweep.trials import default_preset
 
     if named is not None:
-        return find_preset(named, workspace.presets)
+        path = find_preset(named, workspace.presets)
+        if not is_sweep_file(path):
+            return path, typed
+        typed = read_definition(path) | typed
+        if typed.preset is not None:
+            return find_preset(typed.preset, workspace.presets), typed
     path, why = default_preset(workspace)
     out.print(screen.text(("preset  ", "same"), why))
-    return path
+    return path, typed
 
 
 @contextmanager
@@ -132,26 +158,64 @@ def _told(trial: Trial) -> str:
     return "  ".join(f"{label(key)} {value}" for key, value in trial.point)
 
 
+#: Rows of trials that a screen shows; --json has them all.
+_ROWS: Final = 40
+
+
 def _print_dry_run(sweep: Sweep, out: Console, *, as_json: bool) -> None:
     from lorakit.cli import screen
 
     if as_json:
-        rows = [
-            {**_trial_json(trial), "total_steps": trial.plan.total_steps, "done": trial.done.id if trial.done else None}
-            for trial in sweep.trials
-        ]
-        screen.print_json({"sweep": sweep.id, "preset": str(sweep.preset), "seed": sweep.seed, "trials": rows})
+        screen.print_json(_dry_run_json(sweep))
         return
-    head = ["trial", *_heads(sweep), "images", "steps", "writes", ""]
+    head = ["trial", *_heads(sweep), "images", "steps", "writes", "", "warnings"]
+    if not any(trial.findings for trial in sweep.trials):
+        head.pop()
     table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
-    for at, trial in enumerate(sweep.trials, 1):
+    for at, trial in enumerate(sweep.trials[:_ROWS], 1):
         plan = trial.plan
         done = screen.text((f"✓ done: {trial.done.short}", "done")) if trial.done else screen.text("to bake")
         values = [value for _, value in trial.point]
-        table.append([str(at), *values, str(plan.images), str(plan.total_steps), screen.size(plan.disk.needed), done])
+        row: list[str | Text] = [str(at), *values, str(plan.images), str(plan.total_steps)]
+        row += [screen.size(plan.disk.needed), done]
+        if codes := " ".join(finding.code for finding in trial.findings):
+            row.append(screen.text((codes, "look")))
+        table.append(row)
     screen.put(out, screen.columns(table, gap=3))
-    left = sum(trial.done is None for trial in sweep.trials)
-    out.print(screen.text(f"{_shape(sweep)} · {left} of {len(sweep.trials)} to bake{_seed(sweep)}"))
+    if len(sweep.trials) > _ROWS:
+        out.print(screen.text((f"… {len(sweep.trials) - _ROWS} more; --json has them all", "same")))
+    for refused in sweep.refused[:_ROWS]:
+        out.print(screen.text(("✗ refused  ", "fail"), f"{refused.told}: {refused.error.what}"))
+    left = [trial for trial in sweep.trials if trial.done is None]
+    steps = sum(trial.plan.total_steps for trial in left)
+    size = screen.size(sum(trial.plan.disk.needed for trial in left))
+    told = [f"{_shape(sweep)} · {len(left)} of {len(sweep.trials)} to bake, {steps:,} steps, {size}{_seed(sweep)}"]
+    told += [f"{sweep.left_out} left out by --where"] if sweep.left_out else []
+    told += [f"{sweep.merged} mean the same as another and count once"] if sweep.merged else []
+    told += [f"{len(sweep.refused)} refused"] if sweep.refused else []
+    out.print(screen.text(" · ".join(told)))
+
+
+def _dry_run_json(sweep: Sweep) -> dict[str, Any]:
+    rows = [
+        {
+            **_trial_json(trial),
+            "total_steps": trial.plan.total_steps,
+            "bytes": trial.plan.disk.needed,
+            "findings": [finding.code for finding in trial.findings],
+            "done": trial.done.id if trial.done else None,
+        }
+        for trial in sweep.trials
+    ]
+    return {
+        "sweep": sweep.id,
+        "preset": str(sweep.preset),
+        "seed": sweep.seed,
+        "left_out": sweep.left_out,
+        "merged": sweep.merged,
+        "trials": rows,
+        "refused": [{"point": dict(one.point), "why": one.error.what} for one in sweep.refused],
+    }
 
 
 def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: int | None) -> list[Text]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -172,8 +172,14 @@ class Plan:
         return plain
 
 
-def plan_from(asked: PlanInput, *, progress: Progress | None = None) -> Plan:
+#: Stands in for :func:`lorakit.dataset.scan.scan`: the same arguments, the same result.
+Scan = Callable[..., ScannedData]
+
+
+def plan_from(asked: PlanInput, *, progress: Progress | None = None, scan: Scan = scan) -> Plan:
     """Scan the dataset and compute everything; reads file headers and captions, writes nothing.
+
+    ``scan`` may be one that remembers: many plans of one dataset need one look at it.
 
     Raises DatasetError for data that the trainer would stop at, UsageError for a length or schedule that cannot be.
     """

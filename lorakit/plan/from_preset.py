@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.dataset.blueprint import Blueprint, DatasetDefaults, from_folders, from_toml
+from lorakit.dataset.scan import scan
 from lorakit.errors import DatasetError
-from lorakit.plan.core import Plan, plan_from
+from lorakit.plan.core import Plan, Scan, plan_from
 from lorakit.plan.inputs import Caching, PlanInput, Sampling, Saving, ScheduleInput
 from lorakit.plan.naming import output_name
 from lorakit.plan.network import REAL_SDXL, NetworkSize, network_size, read_base_shapes
@@ -34,14 +35,17 @@ def plan(
     processes: int | None = None,
     skip_unreadable: bool = False,
     progress: Progress | None = None,
+    scan: Scan = scan,
 ) -> Plan:
-    """The numbers of a bake of ``preset``; ``processes`` stands in for the preset's.
+    """The numbers of a bake of ``preset``; ``processes`` stands in for the preset's, ``scan`` for the look at the dataset.
 
     Reads headers and captions, writes nothing. Raises DatasetError for data that the trainer would stop at,
     ModelFileError for a base model that is damaged, UsageError for a length or schedule that cannot be.
     """
     asked = plan_input(preset, workspace, processes=processes)
-    return plan_from(replace(asked, skip_unreadable=asked.skip_unreadable or skip_unreadable), progress=progress)
+    return plan_from(
+        replace(asked, skip_unreadable=asked.skip_unreadable or skip_unreadable), progress=progress, scan=scan
+    )
 
 
 def plan_input(preset: Preset, workspace: Workspace, *, processes: int | None = None) -> PlanInput:

@@ -1,14 +1,9 @@
-"""The trials of a sweep: what each one is, whether it was baked before, which seed they share.
-
-A trial is the same as an earlier one when all of this is: the command line that its preset comes to, but for names and the
-places of files (and for the seed, if lorakit drew it); pictures, captions and their repeats; base model, VAE, starting
-weights, dataset TOML and sample prompts, by what is in them; the number of processes; and the trainer.
-"""
+"""The trials of a sweep: which there are, which were baked before, which seed they share."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,49 +13,44 @@ from lorakit.archive.diagnose_log import Status
 from lorakit.archive.records import state
 from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.errors import DiskError, LorakitError, PresetError, Problem, UsageError
-from lorakit.sweep.axes import Axis, grid, trial_name
+from lorakit.sweep.axes import SEED, Axis, grid
+from lorakit.sweep.definition import Definition
+from lorakit.sweep.look import Looker, Refused, Trial
 
 if TYPE_CHECKING:
-    from lorakit.archive.hashing import FileHash
-    from lorakit.dataset.scan import ImageRecord
-    from lorakit.plan import Plan
-    from lorakit.preset.files import ResolvedPreset
-    from lorakit.preset.models import Preset
-    from lorakit.preset.rules import TrainerKind
     from lorakit.workspace import Workspace
 
-__all__ = ["Sweep", "Trial", "default_preset", "identity", "prepare"]
+__all__ = ["Refused", "Sweep", "Trial", "default_preset", "prepare"]
 
 #: Runs that keep a trial from being baked again.
 _COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED})
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One point of the grid, checked and planned; ``done`` is the run that baked it before."""
-
-    point: tuple[tuple[str, str], ...]
-    resolved: ResolvedPreset
-    plan: Plan
-    trainer: TrainerKind
-    identity: str
-    done: Run | None = None
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """A grid of trials from one preset; ``seed_drawn`` tells that the preset left the seed open and all trials share one."""
+    """A grid of trials from one preset; ``seed_drawn`` tells that the preset left the seed open and all trials share one.
+
+    ``refused`` are trials that cannot be baked, ``left_out`` counts points that a condition leaves out, ``merged`` points that
+    mean the same as another one.
+    """
 
     preset: Path
     axes: tuple[Axis, ...]
     trials: tuple[Trial, ...]
     seed: int | None
     seed_drawn: bool
+    refused: tuple[Refused, ...] = ()
+    left_out: int = 0
+    merged: int = 0
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Eight characters that are the same whenever the same trials are asked for."""
         return hashlib.sha256("\n".join(sorted(trial.identity for trial in self.trials)).encode()).hexdigest()[:8]
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {trial.identity: at for at, trial in enumerate(self.trials, 1)}
 
     def lineage(self, trial: Trial) -> dict[str, Any]:
         """What the request.json of a trial's run says about where it comes from."""
@@ -68,7 +58,7 @@ class Sweep:
             "kind": "sweep",
             "sweep": self.id,
             "trial": trial.identity,
-            "index": self.trials.index(trial) + 1,
+            "index": self._places[trial.identity],
             "of": len(self.trials),
             "point": dict(trial.point),
             "axes": {axis.key: list(axis.values) for axis in self.axes},
@@ -80,140 +70,60 @@ class Sweep:
 
 def prepare(
     preset: Path,
-    overrides: Sequence[str],
-    axes: Sequence[Axis],
+    asked: Definition,
     workspace: Workspace,
     *,
+    skip_refused: bool = False,
     on_trial: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Check and plan every trial before the first one starts, and find those that are done.
 
-    ``on_trial`` is told how many of how many are looked at. Raises the LorakitError of the first trial that cannot be baked,
-    naming it.
+    ``on_trial`` is told how many of how many are looked at. Raises the LorakitError of a trial that cannot be baked, naming
+    it and how many more there are; with ``skip_refused`` only when no trial is left.
     """
-    points = grid(axes)
+    looker = Looker(preset, asked, workspace)
+    axes = looker.axes
+    points = grid(axes, asked.zips)
     looked: list[Trial] = []
+    refused: list[Refused] = []
+    left_out = 0
     for at, point in enumerate(points):
         if on_trial is not None:
             on_trial(at, len(points))
-        looked.append(_look(preset, overrides, axes, point, workspace))
-    _refuse_twins(looked)
-    _check_disk(looked)
-    drawn = all(trial.resolved.preset.seed is None for trial in looked)
-    before = _baked_before(workspace, {trial.identity for trial in looked})
+        found = looker.look(point)
+        if isinstance(found, Trial):
+            looked.append(found)
+        elif found is None:
+            left_out += 1
+        else:
+            refused.append(found)
+    if refused and not (skip_refused and looked):
+        raise _refusal(refused, len(points) - left_out, looked=bool(looked))
+    if not looked:
+        raise UsageError("no trial is left", why="the conditions (--where) hold for none of them", todo="widen them")
+    unlike = {trial.identity: trial for trial in reversed(looked)}
+    kept = [trial for trial in looked if unlike[trial.identity] is trial]
+    _check_disk(kept)
+    drawn = not any(axis.key == SEED for axis in axes) and all(trial.resolved.preset.seed is None for trial in kept)
+    before = _baked_before(workspace, set(unlike))
     _refuse_running(before.values())
     before = {key: run for key, run in before.items() if state(run).status is Status.OK}
     seed = _shared_seed(before.values(), drawn=drawn)
-    trials = tuple(_settle(trial, seed, before.get(trial.identity)) for trial in looked)
-    return Sweep(preset, tuple(axes), trials, seed, drawn)
+    trials = tuple(_settle(trial, seed, before.get(trial.identity)) for trial in kept)
+    return Sweep(preset, axes, trials, seed, drawn, tuple(refused), left_out, len(looked) - len(kept))
 
 
-def _look(
-    preset: Path,
-    overrides: Sequence[str],
-    axes: Sequence[Axis],
-    point: tuple[tuple[str, str], ...],
-    workspace: Workspace,
-) -> Trial:
-    from lorakit.bake.checks import check_files, check_rules
-    from lorakit.plan import plan
-    from lorakit.preset.files import load_preset
-    from lorakit.trainers.choose import choose
-
-    values = [f"{key}={value}" for key, value in point]
-    try:
-        resolved = load_preset(preset, [*overrides, *values])
-        if "name" not in dict(point):
-            name = trial_name(resolved.preset.name, axes, point)
-            resolved = load_preset(preset, [*overrides, *values, f"name={json.dumps(name, ensure_ascii=False)}"])
-        choice = choose(resolved.preset, workspace)
-        check_rules(resolved, choice.kind, allow_warnings=True, workspace=workspace)
-        check_files(resolved.preset, workspace)
-        planned = plan(resolved.preset, workspace)
-    except LorakitError as error:
-        raise _of_trial(error, " ".join(values)) from error
-    key = identity(resolved.preset, planned, choice.kind, workspace)
-    return Trial(point, resolved, planned, choice.kind, key)
-
-
-def _of_trial(error: LorakitError, trial: str) -> LorakitError:
-    return type(error)(
-        f"the trial {trial} cannot be baked: {error.what}",
-        why=error.why or "every trial is checked before the first one starts",
-        todo=error.todo,
-        problems=error.problems,
+def _refusal(refused: Sequence[Refused], count: int, *, looked: bool) -> LorakitError:
+    """The error of the first trial that is refused, with how many others there are."""
+    first = refused[0]
+    more = f" ({len(refused)} of {count} trials are refused)" if count > 1 else ""
+    instead = "; or leave such trials out: --skip-refused" if looked else ""
+    return type(first.error)(
+        f"the trial {first.told} cannot be baked: {first.error.what}{more}",
+        why=first.error.why or "every trial is checked before the first one starts",
+        todo=(first.error.todo or "change its values") + instead,
+        problems=first.error.problems,
     )
-
-
-def identity(preset: Preset, plan: Plan, trainer: TrainerKind, workspace: Workspace) -> str:
-    """The sha256 of everything that makes a trial what it is; a preset without a seed is any seed's.
-
-    Values count as the command line says them: a preset may say them in other words, or not at all. Raises DiskError for
-    a file that cannot be read.
-    """
-    from lorakit.archive.hashing import HashCache, hash_files
-    from lorakit.bake.checks import model_files
-
-    images = [image for dataset in plan.data.datasets for image in (*dataset.train, *dataset.validation)]
-    asked = {"dataset.config": preset.dataset.config, "sample.prompts": preset.sample.prompts}
-    files = {key: [workspace.resolve(path)] for key, path in asked.items() if path}
-    files |= {key: list(paths) for key, paths in model_files(preset, workspace).items()}
-    captions = [image.caption_path for image in images if image.caption_path is not None]
-    wanted = [*(image.path for image in images), *captions, *(path for paths in files.values() for path in paths)]
-    try:
-        hashes = hash_files(map(Path, wanted), cache=HashCache(workspace.private / "hashes.sqlite"))
-    except OSError as error:
-        raise DiskError(f"{error.filename} cannot be read", why=error.strerror or str(error)) from error
-    record = {
-        "command": _command(preset, trainer),
-        "seed": preset.seed,
-        "processes": preset.launch.processes,
-        "probe": preset.trainer.probe,
-        "files": {key: [hashes[path].sha256 for path in paths] for key, paths in files.items()},
-        "images": sorted(_fingerprint(image, hashes) for image in images),
-        "trainer": trainer,
-    }
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _command(preset: Preset, trainer: TrainerKind) -> tuple[str, ...]:
-    """The trainer's arguments with nothing in them that only names: not the run, not where files lie."""
-    from lorakit.trainers.render import RenderPaths, render
-
-    base, dataset, network, sample = preset.base, preset.dataset, preset.network, preset.sample
-    nameless = {
-        "name": "trial",
-        "seed": preset.seed or 0,
-        "base": base.model_copy(update={"model": "model", "vae": _known(base.vae), "tokenizer_cache": None}),
-        "dataset": dataset.model_copy(
-            update={key: _known(getattr(dataset, key)) for key in ("path", "reg_path", "config")}
-        ),
-        "network": network.model_copy(update={"weights": _known(network.weights)}),
-        "sample": sample.model_copy(update={"prompts": _known(sample.prompts)}),
-    }
-    nowhere = Path("/")
-    return render(preset.model_copy(update=nameless), RenderPaths(nowhere, nowhere, nowhere), kind=trainer)
-
-
-def _known(path: str | None) -> str | None:
-    # That there is such a file counts, and what is in it; not where.
-    return "known by its content" if path else None
-
-
-def _fingerprint(image: ImageRecord, hashes: Mapping[Path, FileHash]) -> list[Any]:
-    caption = "" if image.caption_path is None else hashes[Path(image.caption_path)].sha256
-    return [hashes[Path(image.path)].sha256, caption, image.caption, image.repeats, image.is_reg]
-
-
-def _refuse_twins(trials: Sequence[Trial]) -> None:
-    seen: dict[str, Trial] = {}
-    for trial in trials:
-        twin = seen.setdefault(trial.identity, trial)
-        if twin is not trial:
-            one, other = (" ".join(f"{key}={value}" for key, value in each.point) for each in (twin, trial))
-            raise UsageError(
-                f"{one} and {other} are the same trial", why="the values mean the same", todo="leave one of them out"
-            )
 
 
 def _check_disk(trials: Sequence[Trial]) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from lorakit.archive.run import Run
+from lorakit.dataset.scan import scan
 from lorakit.errors import DiskError, PresetError, RuleError, UsageError
 from lorakit.sweep import trials
 from lorakit.sweep.axes import Axis
+from lorakit.sweep.definition import Definition
+from lorakit.sweep.identity import Identifier
 from lorakit.sweep.trials import Sweep, default_preset, prepare
 from lorakit.workspace import Workspace, find_workspace
 from tests.bench_models import bench_checkpoint
@@ -35,7 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def swept(workspace: Workspace, *axes: Axis, sets: tuple[str, ...] = ("seed=",), preset: str = "quickstart") -> Sweep:
-    return prepare(workspace.presets / f"{preset}.toml", list(sets), axes or (RATES,), workspace)
+    return prepare(workspace.presets / f"{preset}.toml", Definition.of(axes or (RATES,), fixed=sets), workspace)
 
 
 def identities(sweep: Sweep) -> list[str]:
@@ -116,7 +119,7 @@ def test_another_value_is_another_trial(sets: tuple[str, ...], workspace: Worksp
 def test_a_value_that_a_later_lorakit_knows_makes_no_other_trial(workspace: Workspace) -> None:
     (trial, _) = swept(workspace).trials
     preset = trial.resolved.preset.model_copy(update={"seed": None, "later": "a table of tomorrow"})
-    assert trials.identity(preset, trial.plan, trial.trainer, workspace) == trial.identity
+    assert Identifier(workspace).identify(preset, trial.plan.data, trial.trainer) == trial.identity
 
 
 def test_files_count_by_what_is_in_them(workspace: Workspace) -> None:
@@ -137,9 +140,56 @@ def test_files_count_by_what_is_in_them(workspace: Workspace) -> None:
     assert identities(swept(workspace, sets=sets)) not in (before, recaptioned)
 
 
-def test_the_same_trial_twice_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match="the same trial"):
-        swept(workspace, Axis("network.alpha", ("8", "dim")))
+def test_values_that_mean_the_same_are_one_trial(workspace: Workspace) -> None:
+    sweep = swept(workspace, Axis("network.alpha", ("8", "dim", "4")))
+    assert [dict(trial.point)["network.alpha"] for trial in sweep.trials] == ["8", "4"]
+    assert sweep.merged == 1
+
+
+def test_replicates_follow_the_seed_of_the_preset(workspace: Workspace) -> None:
+    preset = workspace.presets / "quickstart.toml"
+    for fixed, seeds in (((), [42, 43, 44]), (("seed=7",), [7, 8, 9]), (("seed=",), [1, 2, 3])):
+        sweep = prepare(preset, Definition.of([], fixed=fixed, seeds=3), workspace)
+        assert [trial.resolved.preset.seed for trial in sweep.trials] == seeds
+        assert not sweep.seed_drawn
+
+
+def test_conditions_leave_trials_out(workspace: Workspace) -> None:
+    preset = workspace.presets / "quickstart.toml"
+    axes = [Axis("optim.te_lr", ("5e-5", "1e-4", "2e-4/1e-5"))]
+    found = prepare(preset, Definition.of(axes, fixed=["optim.unet_lr=2e-4"], where=["te_lr <= unet_lr/2"]), workspace)
+    assert [trial.point[0][1] for trial in found.trials] == ["5e-5", "1e-4"]
+    assert found.left_out == 1
+    with pytest.raises(UsageError, match="no trial is left"):
+        prepare(preset, Definition.of(axes, where=["te2_lr > 1"]), workspace)
+    with pytest.raises(UsageError, match="there is no key nonsense"):
+        prepare(preset, Definition.of(axes, where=["nonsense > 1"]), workspace)
+
+
+def test_refused_trials_can_be_left_out(workspace: Workspace) -> None:
+    preset = workspace.presets / "quickstart.toml"
+    asked = Definition.of([Axis("network.dim", ("8", "x", "0", "16"))])
+    with pytest.raises(PresetError, match=r"network.dim=x cannot be baked.*2 of 4 trials are refused"):
+        prepare(preset, asked, workspace)
+    found = prepare(preset, asked, workspace, skip_refused=True)
+    assert [trial.point[0][1] for trial in found.trials] == ["8", "16"]
+    assert [refused.told for refused in found.refused] == ["network.dim=x", "network.dim=0"]
+    with pytest.raises(PresetError, match="cannot be baked"):
+        prepare(preset, Definition.of([Axis("network.dim", ("x",))]), workspace, skip_refused=True)
+
+
+def test_the_dataset_is_looked_at_once_for_all_trials(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[object] = []
+
+    def counted(*args: Any, **more: Any) -> Any:
+        looks.append(args)
+        return scan(*args, **more)
+
+    monkeypatch.setattr("lorakit.dataset.scan.scan", counted)
+    assert len(swept(workspace, Axis("network.dim", ("2", "4", "8")), RATES).trials) == 6
+    assert len(looks) == 1
+    swept(workspace, Axis("seed", ("1", "2")), sets=())  # the seed also draws what is validated on
+    assert len(looks) == 3
 
 
 def test_every_trial_is_checked_before_the_first_starts(workspace: Workspace) -> None:
