@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from lorakit import protocol
 
-__all__ = ["Progress", "Saved", "progress_from_log", "read_progress", "summarise"]
+__all__ = ["Progress", "Saved", "gpu_bytes", "progress_from_log", "read_progress", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
     warnings: list[str] = []
     values: dict[str, Any] = {}
     nan_since: int | None = None
+    device: int | None = None
     samples = 0
     for record in records:
         kind = record.get("type")
@@ -111,6 +112,11 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
                     kind=str(record.get("kind", "")),
                 )
             )
+        elif kind == "memory":
+            if isinstance(size := record.get("rss"), int):
+                values["rss"] = max(size, values.get("rss") or 0)
+            if (used := gpu_bytes(record)) is not None:
+                device = max(used, device or 0)
         elif kind == "sample":
             samples += 1
         elif kind == "validation":
@@ -122,6 +128,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
             values["end_reason"] = str(record.get("reason", ""))
             values["end_message"] = str(record.get("message") or "")
             _keep(values, record, steps="steps")
+    if device is not None and not values.get("vram"):  # the trainer's own word counts more: it knows what is a cache
+        values["vram"] = device
     window = _window(epochs)
     return Progress(
         **values,
@@ -134,6 +142,14 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Progress:
         samples=samples,
         warnings=tuple(warnings),
     )
+
+
+def gpu_bytes(record: Mapping[str, Any]) -> int | None:
+    """Bytes that a run has on all GPUs together, from a ``memory`` record; None where the driver does not tell."""
+    cards = record.get("gpus")
+    ours = [card.get("ours") for card in cards if isinstance(card, Mapping)] if isinstance(cards, list) else []
+    known = [size for size in ours if isinstance(size, int)]
+    return sum(known) if known else None
 
 
 def _keep(values: dict[str, Any], record: Mapping[str, Any], **names: str) -> None:

@@ -51,6 +51,7 @@ _HINTS: Final[Mapping[Reason, str]] = {
     Reason.MISSING_MODULE: "install what it lacks into the trainer's environment; pip install 'lorakit[builtin]' for the built-in one",
     Reason.PORT_IN_USE: "type it again: another port is taken each time",
     Reason.BAD_ARGUMENTS: "lorakit check finds what this trainer refuses; see also [extra] in the preset",
+    Reason.TIMED_OUT: "lorakit logs shows its last words; several GPUs that wait for each other: launch.ddp_timeout",
     Reason.KEEPER_LOST: "type the bake again; everything that is needed is in the run folder",
 }
 
@@ -139,9 +140,8 @@ def _state(state: RunState) -> Text:
         return screen.text(
             (f"{mark} {'sealed' if state.sealed else 'not sealed'}", meaning if state.sealed else "look")
         )
-    word = (
-        state.reason.value.replace("-", " ") if state.status is Status.FAILED and state.reason else state.status.value
-    )
+    tells = state.status is Status.FAILED or state.reason in {Reason.PREEMPTED, Reason.TIMED_OUT, Reason.TERMINATED}
+    word = state.reason.value.replace("-", " ") if tells and state.reason else state.status.value
     return screen.text((f"{mark} {word}", meaning))
 
 
@@ -201,6 +201,7 @@ def ending(state: RunState, preset: str) -> list[Text]:
             ("next", f"lorakit sweep {shlex.quote(preset)} --unet-lr {_around(state)}"),
         ]
     else:
+        lines += [_field(label, value) for label, value in _why(state)]
         lines.append(_kept(state))
         if (hint := failure_hint(state)) is not None:
             lines.append(_field("try", hint))
@@ -209,6 +210,13 @@ def ending(state: RunState, preset: str) -> list[Text]:
         if state.status in {Status.STOPPED, Status.INTERRUPTED}:
             rows.append(("again", f"lorakit bake {shlex.quote(preset)}"))
     return [*lines, *(_field(label, command) for label, command in rows)]
+
+
+def _why(state: RunState) -> list[tuple[str, str]]:
+    """The reason by its name, and what shows it."""
+    if not state.reason or not state.evidence or state.status is Status.OK:
+        return []
+    return [("reason", f"{state.reason.value}  ({state.evidence})")]
 
 
 def failure_hint(state: RunState) -> str | None:
@@ -238,7 +246,7 @@ def shown(state: RunState) -> list[Text]:
     request = read_record(run.request) or {}
     command = request.get("argv")
     lines = [headline(state)]
-    rows: list[tuple[str, str]] = [("run", str(run.path))]
+    rows: list[tuple[str, str]] = [*_why(state), ("run", str(run.path))]
     rows.append(("baked", _when(state)))
     if isinstance(command, list):
         rows.append(("asked", shlex.join(str(word) for word in command)))
@@ -255,7 +263,9 @@ def shown(state: RunState) -> list[Text]:
     if state.status is Status.FAILED and (hint := failure_hint(state)):
         rows.append(("try", hint))
     lines += [_field(label, value) for label, value in rows]
-    lines += [screen.text("  ", (f"damaged {problem}", "fail")) for problem in state.problems]
+    for problem in state.problems:
+        newer = state.read_only and "newer lorakit" in problem
+        lines.append(screen.text("  ", (f"{'note' if newer else 'damaged'} {problem}", "look" if newer else "fail")))
     if state.log_tail and state.status not in {Status.OK, Status.STOPPED}:
         lines.append(screen.text("  ", ("last lines of the log", "same")))
         lines += [screen.text("    ", line) for line in state.log_tail[-_LOG_LINES:]]

@@ -13,6 +13,8 @@ __all__ = ["Tally", "number"]
 _WINDOW: Final = 30
 #: Weight of the past in the smoothed loss.
 _INERTIA: Final = 0.9
+#: Seconds between two steps beyond which the time of day was set, rather than something waited for.
+_JUMP: Final = 1800.0
 
 Record = Mapping[str, Any]
 
@@ -24,6 +26,7 @@ class Tally:
     start: Record = field(default_factory=dict)
     phase: Record | None = None
     step: Record | None = None
+    memory: Record | None = None
     losses: list[float] = field(default_factory=list)
     validation: float | None = None
     saves: list[Record] = field(default_factory=list)
@@ -31,7 +34,8 @@ class Tally:
     ended: bool = False
     smoothed: float | None = None
     _seconds: list[float] = field(default_factory=list)
-    _first_mark: tuple[int, float] | None = None
+    _first_step: int | None = None
+    _elapsed: float = 0.0
     _last_mark: tuple[int, float] | None = None
 
     def add(self, record: Record) -> None:
@@ -43,6 +47,8 @@ class Tally:
                 self.phase = record
             case "step":
                 self._add_step(record)
+            case "memory":
+                self.memory = record
             case "save":
                 self.saves.append(record)
             case "sample":
@@ -65,7 +71,10 @@ class Tally:
         if seconds is not None:
             self._seconds = [*self._seconds[1 - _WINDOW :], seconds]
         if isinstance(step, int) and time is not None:
-            self._first_mark = self._first_mark or (step, time)
+            self._first_step = step if self._first_step is None else self._first_step
+            if self._last_mark is not None:
+                between = time - self._last_mark[1]
+                self._elapsed += between if 0 <= between < _JUMP else seconds or 0.0
             self._last_mark = (step, time)
 
     @property
@@ -89,9 +98,9 @@ class Tally:
     @property
     def pace(self) -> float | None:
         """Seconds from one step to the next, with the saves and samples between them."""
-        if self._first_mark is None or self._last_mark is None or self._last_mark[0] <= self._first_mark[0]:
+        if self._first_step is None or self._last_mark is None or self._last_mark[0] <= self._first_step:
             return None
-        return (self._last_mark[1] - self._first_mark[1]) / (self._last_mark[0] - self._first_mark[0])
+        return self._elapsed / (self._last_mark[0] - self._first_step)
 
 
 def number(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from lorakit.archive.progress import gpu_bytes
 from lorakit.cli import screen
 from lorakit.cli.tally import Tally, number
 from lorakit.preset.units import format_rate
@@ -101,6 +102,11 @@ class View:
                 self._tell(record)
         self._draw()
 
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines of the training's own above the view."""
+        for line in lines:
+            self._print(screen.text(line))
+
     def note(self, line: str) -> None:
         """Say something about the bake itself, such as what a Ctrl-C has set going."""
         self._note = line
@@ -115,7 +121,7 @@ class View:
         from rich.console import Group
 
         now = self._clock()
-        if now - self._drawn < _REDRAW_SECONDS:
+        if 0 <= now - self._drawn < _REDRAW_SECONDS:  # less than 0: the clock was set back
             return
         self._drawn = now
         lines = frame(
@@ -125,7 +131,7 @@ class View:
 
     def _tell(self, record: Mapping[str, Any]) -> None:
         now = self._clock()
-        due = now - self._last_line >= _PLAIN_EVERY
+        due = not 0 <= now - self._last_line < _PLAIN_EVERY
         match record.get("type"):
             case "phase":
                 stage = (record.get("name"), record.get("done") == record.get("total"))
@@ -288,6 +294,11 @@ def _rate(rate: float) -> str:
 def _memory(tally: Tally) -> list[str]:
     step = tally.step or {}
     vram, rss = step.get("vram"), step.get("rss")
+    if tally.memory is not None:
+        rss = tally.memory.get("rss", rss)
+        vram = gpu_bytes(tally.memory) or vram
+        told = [f"VRAM {screen.size(vram)}"] if isinstance(vram, int) else []
+        return [*told, f"RAM {screen.size(rss)}"] if isinstance(rss, int) else told
     if isinstance(vram, int):
         return [f"VRAM {screen.size(vram)}"]
     return [f"RAM {screen.size(rss)}"] if isinstance(rss, int) else []
