@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from lorakit.preset.units import BlockList
 
-__all__ = ["BLOCKS", "CURVES", "RATE_COUNTS", "block_of", "factors", "is_curve"]
+__all__ = ["BLOCKS", "CURVES", "RATE_COUNTS", "Blocks", "block_of", "factors", "is_curve"]
 
 #: 0: time and label embedding, 1–9: input blocks, 10–12: middle, 13–21: output blocks, 22: the head.
 BLOCKS: Final = 23
@@ -68,3 +68,65 @@ def factors(
     low = threshold or 0.0
     asked = (*_Part(9, down).values(), *_Part(3, mid).values(), *_Part(9, up).values())
     return (1.0, *(value if value > low else 0.0 for value in asked), 1.0)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What each of the UNet's blocks gets: dim and alpha of its layers and of its 3×3 convolutions, and a factor on its rate.
+
+    ``conv_dims`` None: convolutions get nothing, and neither do the layers beside them in the residual blocks. ``rated``:
+    each block has a rate of its own, even where the factors are all 1.
+    """
+
+    dims: tuple[int, ...]
+    alphas: tuple[float, ...]
+    conv_dims: tuple[int, ...] | None = None
+    conv_alphas: tuple[float, ...] = (1.0,) * BLOCKS
+    rates: tuple[float, ...] = (1.0,) * BLOCKS
+    rated: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        dim: int,
+        alpha: float,
+        conv_dim: int | None = None,
+        conv_alpha: float | None = None,
+        block_dims: BlockList | None = None,
+        block_alphas: BlockList | None = None,
+        conv_block_dims: BlockList | None = None,
+        conv_block_alphas: BlockList | None = None,
+        rates: tuple[float, ...] | None = None,
+    ) -> Blocks:
+        """As the trainer completes them: the other lists count beside ``block_dims`` or ``rates`` alone.
+
+        What the lists leave out is dim, alpha, conv_dim and conv_alpha (1 where it is not given).
+        """
+        if block_dims is None and rates is None:
+            block_alphas = conv_block_dims = conv_block_alphas = None
+        convolutions = _whole(conv_block_dims) or ((conv_dim,) * BLOCKS if conv_dim is not None else None)
+        return cls(
+            dims=_whole(block_dims) or (dim,) * BLOCKS,
+            alphas=_numbers(block_alphas) or (alpha,) * BLOCKS,
+            conv_dims=convolutions,
+            conv_alphas=_numbers(conv_block_alphas) or (1.0 if conv_alpha is None else conv_alpha,) * BLOCKS,
+            rates=rates or (1.0,) * BLOCKS,
+            rated=rates is not None,
+        )
+
+    def layer(self, block: int, *, wide: bool) -> tuple[int, float] | None:
+        """Dim and alpha of a layer of a block (``wide``: a 3×3 convolution), None where it gets no LoRA. Alpha 0 means dim."""
+        if wide:
+            dim, alpha = (self.conv_dims[block], self.conv_alphas[block]) if self.conv_dims is not None else (0, 0.0)
+        else:
+            dim, alpha = self.dims[block], self.alphas[block]
+        return (dim, alpha or float(dim)) if dim and self.rates[block] else None
+
+
+def _numbers(asked: BlockList | None) -> tuple[float, ...] | None:
+    return None if asked is None else asked.numbers
+
+
+def _whole(asked: BlockList | None) -> tuple[int, ...] | None:
+    return None if asked is None else tuple(int(number) for number in asked.numbers)

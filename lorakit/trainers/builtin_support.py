@@ -5,17 +5,20 @@ from __future__ import annotations
 import ast
 import importlib.util
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lorakit.errors import Problem
+from lorakit.preset.blocks import BLOCKS, RATE_COUNTS, is_curve
+from lorakit.preset.units import BlockList
 from lorakit.trainers.catalogue import Catalogue
 
 __all__ = [
     "ADAPTIVE",
     "BITSANDBYTES",
+    "BLOCK_LISTS",
     "HARMLESS",
-    "NETWORK_ARGS",
+    "NETWORKS",
     "REFUSED",
     "SCHEDULERS",
     "contradictions",
@@ -92,10 +95,18 @@ REFUSED: Final[dict[str, str]] = {
     "fp16_master_weights_and_gradients": _DEEPSPEED,
 }
 
-#: Keys of network_args that networks.lora knows and that are implemented here.
-NETWORK_ARGS: Final = (
-    "rank_dropout", "module_dropout", "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
-)  # fmt: skip
+#: Lists of network_args with one number for each of the UNet's blocks.
+BLOCK_LISTS: Final = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+
+#: The modules that are implemented, and the keys of network_args that they read. What else sd-scripts' modules are given
+#: they pass over; here it is refused.
+NETWORKS: Final = {
+    "networks.lora": (
+        "rank_dropout", "module_dropout", "conv_dim", "conv_alpha", *BLOCK_LISTS, *RATE_COUNTS, "block_lr_zero_threshold",
+        "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio",
+    ),
+    "networks.lora_fa": ("rank_dropout", "module_dropout", "conv_dim", "conv_alpha"),
+}  # fmt: skip
 
 SCHEDULERS: Final = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
@@ -130,18 +141,7 @@ def not_implemented(arguments: Namespace) -> Iterator[Problem]:
     for name, why in REFUSED.items():
         if values[name] != catalogue[name].default:
             yield _problem(name, f"{catalogue[name].flag} is not implemented", why)
-    if (module := values["network_module"]) != "networks.lora":
-        yield _problem("network_module", f"--network_module is {module!r}", "only networks.lora is implemented")
-    for item in values["network_args"] or ():
-        key, separator, value = item.partition("=")
-        if not separator:
-            yield _problem("network_args", f"--network_args has {item!r} without a value", "it takes key=value pairs")
-        elif key not in NETWORK_ARGS:
-            yield _problem(
-                "network_args", f"--network_args {key} is not implemented", f"known: {', '.join(NETWORK_ARGS)}"
-            )
-        elif value != "None" and not _is_number(value):
-            yield _problem("network_args", f"--network_args {key}={value} is not a number")
+    yield from _network(values["network_module"], values["network_args"] or ())
     yield from _optimizer(arguments)
     if values["lr_scheduler"] not in SCHEDULERS and not values["lr_scheduler"].startswith("adafactor"):
         known = ", ".join(SCHEDULERS)
@@ -154,6 +154,36 @@ def not_implemented(arguments: Namespace) -> Iterator[Problem]:
         yield _problem(
             "save_model_as", f"--save_model_as {values['save_model_as']} is not implemented", "only safetensors is"
         )
+
+
+def _network(module: str | None, items: Sequence[str]) -> Iterator[Problem]:
+    if module not in NETWORKS:
+        known = " and ".join(NETWORKS)
+        yield _problem("network_module", f"--network_module is {module!r}", f"only {known} are implemented")
+        return
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            yield _problem("network_args", f"--network_args has {item!r} without a value", "it takes key=value pairs")
+        elif key not in NETWORKS[module]:
+            known = ", ".join(NETWORKS[module])
+            yield _problem("network_args", f"--network_args {key} is not implemented with {module}", f"known: {known}")
+        elif problem := _wrong_argument(key, value):
+            yield _problem("network_args", f"--network_args {key}={value} {problem}")
+
+
+def _wrong_argument(key: str, value: str) -> str:
+    """What is wrong with the text of a network argument, empty where nothing is."""
+    count = BLOCKS if key in BLOCK_LISTS else RATE_COUNTS.get(key)
+    if count is None:
+        return "" if value == "None" or _is_number(value) else "is not a number"
+    try:
+        asked = BlockList.parse(value)
+    except ValueError:
+        return f"is no list of {count} numbers of at least 0"
+    if asked.curve:
+        return "" if count == 9 and is_curve(asked.curve) else f"is no list of {count} numbers"
+    return "" if len(asked.numbers) == count else f"has {len(asked.numbers)} numbers, not {count}"
 
 
 def contradictions(arguments: Namespace) -> Iterator[Problem]:

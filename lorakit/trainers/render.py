@@ -188,7 +188,12 @@ def _network_args(context: _Context, args: Mapping[str, Any]) -> Iterable[Option
     values = {told: getattr(network, name) for name, told in ARGUMENTS.items()}
     if network.module == LYCORIS:
         # What it would take by itself.
-        own: dict[str, Any] = {"algo": "lora", "preset": "full", "conv_dim": network.dim, "conv_alpha": network.alpha.of(network.dim)}
+        own: dict[str, Any] = {
+            "algo": "lora",
+            "preset": "full",
+            "conv_dim": network.dim,
+            "conv_alpha": network.alpha.of(network.dim),
+        }
         own |= {"factor": -1} if network.algo == "lokr" else {}
         values |= {told: value for told, value in own.items() if values[told] is None}
     # A switch that is off is left out: some networks take any text at all for on.

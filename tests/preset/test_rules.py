@@ -177,6 +177,7 @@ CASES = [
     case("LK174", "network.enable_conv=true", "", f"network.dim=128 | network.module=networks.oft | {UNET_ONLY}"),
     case("LK175", f"network.block_dims=[{ZEROS}]", f"network.block_dims=[{BLOCKS}]"),
     case("LK175", "network.mid_lr_weight=[0, 0, 0]", "network.mid_lr_weight=[0, 1, 0]", "network.down_lr_weight=zeros | network.up_lr_weight=zeros"),
+    case("LK177", "network.conv_dim=8", "network.conv_dim=16", f"network.module=networks.dylora | network.conv_alpha=8 | {UNET_ONLY}"),
     case("LK176", "optim.unet_lr=0", "", "network.loraplus_unet_lr_ratio=4"),
     case("LK176", "optim.unet_lr=0", "", f"network.down_lr_weight={NINE}"),
     case("LK176", UNET_ONLY, "", "network.loraplus_te_lr_ratio=4"),
@@ -263,7 +264,7 @@ def test_findings_come_errors_first_and_say_what_is_broken() -> None:
     found = check(preset, "sd-scripts")
     assert [finding.code for finding in found] == ["LK014", "LK002", "LK160"]
     assert found[0].what == "TE2 has a rate of its own, and the probe is off: 5e-5/2e-5"
-    assert found[2].what == "arguments that the network does not know: rank_dropoud (did you mean rank_dropout?)"
+    assert found[2].what == "arguments that the network does not know: rank_dropoud (did you mean network.rank_dropout?)"
     problem = found[0].problem("plain.toml:6")
     assert (problem.code, problem.key, problem.where) == ("LK014", "optim.te_lr", "plain.toml:6")
 

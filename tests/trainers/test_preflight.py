@@ -49,9 +49,9 @@ def test_the_built_in_trainer_takes_the_command_of_every_shipped_preset(name: st
 def test_what_the_built_in_trainer_lacks_is_told_by_its_key() -> None:
     assert builtin() == []
     assert builtin("precision.fp8_base=true") == ["LK501"]
-    (finding,) = check_builtin(preset_of("dataset.alpha_mask=true", "network.conv_dim=4"))
+    (finding,) = check_builtin(preset_of("dataset.alpha_mask=true", "network.module=networks.dylora"))
     assert "dataset.alpha_mask: --alpha_mask is not implemented" in finding.what
-    assert "network.args: --network_args conv_dim" in finding.what
+    assert "network.module: --network_module is 'networks.dylora'" in finding.what
 
 
 def test_what_has_no_effect_there_is_a_warning() -> None:

@@ -245,6 +245,17 @@ def _rates_have_their_part(preset: Preset, _: TrainerKind) -> bool | str:
     return ", ".join(f"network.{name}" for name in (*unet, *text) if getattr(network, name) is not None)
 
 
+@TABLE.error(
+    "LK177", "network.conv_dim", "DyLoRA's convolutions at another dim",
+    why="its ranks are trained in groups over all of it; the trainer stops with an assertion after loading the model",
+    todo="set network.conv_dim to network.dim, or leave it out",
+)  # fmt: skip
+def _dylora_has_one_dim(preset: Preset, _: TrainerKind) -> bool | str:
+    network = preset.network
+    apart = network.module == "networks.dylora" and network.conv_dim not in (None, network.dim)
+    return f"{network.conv_dim} and {network.dim}" if apart else False
+
+
 def block_rates(preset: Preset) -> tuple[float, ...] | None:
     """The factor on the UNet's rate for each of its blocks, None where they all have the same."""
     network = preset.network

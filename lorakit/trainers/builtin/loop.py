@@ -24,7 +24,7 @@ from lorakit.trainers.builtin.lora import LoraNetwork
 from lorakit.trainers.builtin.loss_average import LossAverage
 from lorakit.trainers.builtin.max_norm import limit_norms
 from lorakit.trainers.builtin.monitor import Monitor, StepReport
-from lorakit.trainers.builtin.optim import PARTS, effective_rates
+from lorakit.trainers.builtin.optim import PARTS, effective_rates, group_name
 from lorakit.trainers.builtin.options import TrainOptions
 from lorakit.trainers.builtin.parallel import average_gradients, mean_over_processes
 from lorakit.trainers.builtin.scaling import LossScale
@@ -201,7 +201,7 @@ class Loop:
             t.average.add(first + offset, loss)
             averaged.append((loss, t.average.average))
         groups = tuple(
-            (_group_name(group), rate, group.get("d"))
+            (group_name(group), rate, group.get("d"))
             for group, rate in zip(t.optimizer.param_groups, rates, strict=True)
         )
         cuda = t.accelerator.device.type == "cuda"
@@ -284,7 +284,3 @@ class Loop:
 
 def _due(count: int, every: int | None) -> bool:
     return every is not None and every > 0 and count % every == 0
-
-
-def _group_name(group: dict[str, object]) -> str:
-    return f"{group['part']} plus" if group["plus"] else str(group["part"])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.errors import ModelFileError
+from lorakit.preset.blocks import Blocks, block_of
 from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.names import UnetStructure, lora_name
 from lorakit.trainers.builtin.tensorfile import open_tensors
@@ -47,6 +48,11 @@ class Target:
     module: nn.Linear | nn.Conv2d
     wide: bool = False
 
+    @property
+    def block(self) -> int:
+        """The UNet's block that it belongs to, as the trainer counts them."""
+        return block_of(self.name)
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -59,7 +65,8 @@ class LoadReport:
 class LoraModule(nn.Module):
     """One low-rank pair beside a Linear or Conv2d: ``y + up(down(x)) * multiplier * alpha / dim``.
 
-    It is attached by a forward hook, so the base module keeps its identity, its weights and its place.
+    It is attached by a forward hook, so the base module keeps its identity, its weights and its place. ``frozen_down``:
+    the down-projection stays as it was drawn (LoRA-FA, which draws it from a normal distribution).
     """
 
     alpha: torch.Tensor
@@ -73,9 +80,12 @@ class LoraModule(nn.Module):
         dropout: float | None = None,
         rank_dropout: float | None = None,
         module_dropout: float | None = None,
+        frozen_down: bool = False,
+        block: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.block = block
         self.scale = alpha / dim
         self.multiplier = 1.0
         self.dropout = dropout
@@ -90,9 +100,23 @@ class LoraModule(nn.Module):
         else:
             self.lora_down = nn.Linear(target.in_features, dim, bias=False)
             self.lora_up = nn.Linear(dim, target.out_features, bias=False)
-        nn.init.kaiming_uniform_(self.lora_down.weight, a=math.sqrt(5))
+        if frozen_down:
+            # Xavier's width over channels alone: a kernel's area does not count.
+            out, into = self.lora_down.weight.shape[:2]
+            nn.init.normal_(self.lora_down.weight, std=math.sqrt(2 / (out + into)))
+        else:
+            nn.init.kaiming_uniform_(self.lora_down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_up.weight)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
+        self.frozen_down = frozen_down
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """The weights that are trained, by name."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not (self.frozen_down and name.startswith("lora_down"))
+        }
 
     def attach(self, target: nn.Module) -> torch.utils.hooks.RemovableHandle:
         """Add this LoRA's output to that of ``target`` until the returned handle is removed."""
@@ -152,26 +176,33 @@ class LoraNetwork(nn.Module):
         train_text_encoders: bool = True,
         conv_dim: int | None = None,
         conv_alpha: float = 1.0,
+        blocks: Blocks | None = None,
+        frozen_down: bool = False,
     ) -> LoraNetwork:
         """Make the network and attach it. An alpha of 0 means alpha = dim; ``conv_dim`` adds the convolutions.
+
+        ``blocks`` says dims and alphas of the UNet in place of these four; ``frozen_down`` makes it a LoRA-FA.
 
         Weights are drawn from torch's global generator for TE1, TE2, UNet in that order, those of an untrained part
         included: the UNet starts from the same weights whether the text encoders are trained beside it or not.
         """
-        alpha, conv_alpha = alpha or float(dim), conv_alpha or float(conv_dim or 1)
-        network = cls(dim, alpha)
+        blocks = blocks or Blocks.of(dim=dim, alpha=alpha, conv_dim=conv_dim, conv_alpha=conv_alpha)
+        network = cls(dim, alpha or float(dim))
         trained = {"te1": train_text_encoders, "te2": train_text_encoders, "unet": train_unet}
-        for part, found in targets(base, with_convolutions=conv_dim is not None).items():
+        for part, found in targets(base, with_convolutions=blocks.conv_dims is not None).items():
             modules: list[LoraModule] = []
             for target in found:
-                rank, weight = (conv_dim or dim, conv_alpha) if target.wide else (dim, alpha)
+                sizes = blocks.layer(target.block, wide=target.wide) if part == "unet" else (dim, alpha or float(dim))
+                if sizes is None:
+                    continue
                 module = LoraModule(
                     target.module,
-                    rank,
-                    weight,
+                    *sizes,
                     dropout=dropout,
                     rank_dropout=rank_dropout,
                     module_dropout=module_dropout,
+                    frozen_down=frozen_down,
+                    block=target.block if part == "unet" and blocks.rated else None,
                 )
                 if trained[part]:
                     network.add_module(target.name, module)
@@ -201,7 +232,7 @@ class LoraNetwork(nn.Module):
 
     def parameters_of(self, part: str) -> list[nn.Parameter]:
         """The trained weights of "te1", "te2" or "unet"; empty when the part is not trained."""
-        return [parameter for module in self.parts.get(part, []) for parameter in module.parameters()]
+        return [parameter for module in self.parts.get(part, []) for parameter in module.learning().values()]
 
     def kohya_state_dict(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Detached CPU copies of ``<name>.alpha``, ``.lora_down.weight`` and ``.lora_up.weight``, cast to ``dtype``."""

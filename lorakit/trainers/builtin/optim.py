@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -19,9 +19,11 @@ from lorakit.trainers.builtin_support import ADAPTIVE, BITSANDBYTES
 __all__ = [
     "PARTS",
     "Group",
+    "Weights",
     "adafactor_finds_its_rate",
     "build_optimizer",
     "effective_rates",
+    "group_name",
     "literals",
     "part_rates",
     "plan_groups",
@@ -36,17 +38,32 @@ _ADAFACTOR: Final = "adafactor"
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters of one part that share a rate; ``plus`` marks the up-projections under LoRA+."""
+    """Parameters of one part that share a rate; ``plus`` marks the up-projections under LoRA+.
+
+    ``block`` is set where each block of the UNet has a rate of its own.
+    """
 
     part: str
     rate: float
     parameters: tuple[Parameter, ...]
     plus: bool = False
+    block: int | None = None
 
     @property
     def name(self) -> str:
-        """Such as "unet" or "unet plus"."""
-        return f"{self.part} plus" if self.plus else self.part
+        """Such as "unet", "unet plus" or "unet_block5"."""
+        return group_name({"part": self.part, "plus": self.plus, "block": self.block})
+
+
+def group_name(group: Mapping[str, Any]) -> str:
+    """The name of one of an optimizer's ``param_groups``; those of an older state know no block."""
+    block = group.get("block")
+    name = str(group["part"]) if block is None else f"{group['part']}_block{block}"
+    return f"{name} plus" if group["plus"] else name
+
+
+#: Parameters by name, of one module or more, and the block of the UNet they are in (None: it has no rate of its own).
+Weights = tuple[int | None, Mapping[str, Parameter]]
 
 
 def part_rates(options: OptimOptions) -> dict[str, float]:
@@ -60,27 +77,34 @@ def part_rates(options: OptimOptions) -> dict[str, float]:
 
 
 def plan_groups(
-    parameters: Mapping[str, Mapping[str, Parameter]], options: OptimOptions, network: NetworkOptions
+    weights: Mapping[str, Sequence[Weights]], options: OptimOptions, network: NetworkOptions
 ) -> tuple[Group, ...]:
-    """Groups of the given parts (part → parameter name → parameter), in the order te1, te2, unet.
+    """Groups of the given parts, in the order te1, te2, unet; blocks of the UNet with rates of their own in their order.
 
     A part whose rate is 0 makes no group. With LoRA+ the up-projections (names with ``lora_up``) are a group of their
     own at ratio × rate.
     """
-    rates = part_rates(options)
+    rates, factors = part_rates(options), network.block_rates
     groups: list[Group] = []
     for part in PARTS:
-        named = parameters.get(part, {})
-        if not named or not rates[part]:
-            continue
-        ratio = _plus_ratio(part, network)
-        if not ratio:
-            groups.append(Group(part, rates[part], tuple(named.values())))
-            continue
-        up = tuple(value for name, value in named.items() if "lora_up" in name)
-        down = tuple(value for name, value in named.items() if "lora_up" not in name)
-        groups += [Group(part, rates[part], down), Group(part, rates[part] * ratio, up, plus=True)]
+        named: dict[int | None, dict[str, Parameter]] = {}
+        for block, found in weights.get(part, ()):
+            named.setdefault(block, {}).update(found)
+        for block in sorted(named, key=lambda block: -1 if block is None else block):
+            rate = rates[part] if block is None or factors is None else rates[part] * factors[block]
+            if rate:
+                groups += _split(Group(part, rate, (), block=block), named[block], _plus_ratio(part, network))
     return tuple(groups)
+
+
+def _split(group: Group, named: Mapping[str, Parameter], ratio: float | None) -> Iterator[Group]:
+    """The group with its parameters; two under LoRA+."""
+    up = {name: value for name, value in named.items() if ratio and "lora_up" in name}
+    down = tuple(value for name, value in named.items() if name not in up)
+    if down:
+        yield replace(group, parameters=down)
+    if up and ratio:
+        yield replace(group, parameters=tuple(up.values()), rate=group.rate * ratio, plus=True)
 
 
 def _plus_ratio(part: str, network: NetworkOptions) -> float | None:
@@ -103,7 +127,7 @@ def adafactor_finds_its_rate(options: OptimOptions) -> bool:
 
 
 def build_optimizer(groups: Sequence[Group], options: OptimOptions) -> Optimizer:
-    """The optimizer over ``groups``. Each of its ``param_groups`` also carries ``part`` and ``plus``.
+    """The optimizer over ``groups``. Each of its ``param_groups`` also carries ``part``, ``plus`` and ``block``.
 
     Raises TrainerError when the optimizer does not exist or rejects its arguments.
     """
@@ -115,6 +139,7 @@ def build_optimizer(groups: Sequence[Group], options: OptimOptions) -> Optimizer
     described: list[dict[str, Any]] = []
     for group in groups:
         entry: dict[str, Any] = {"params": list(group.parameters), "part": group.part, "plus": group.plus}
+        entry["block"] = group.block
         described.append(entry if own_rate else entry | {"lr": group.rate})
     if own_rate:
         arguments |= {"relative_step": True}
@@ -167,10 +192,11 @@ def _attribute(module: str, name: str) -> Any:
 def effective_rates(optimizer: Optimizer, last_rates: Sequence[float]) -> dict[str, float]:
     """The rate that each part really uses, by part: the schedule's, times ``d`` where the optimizer adapts one.
 
-    ``last_rates`` are those of the scheduler, one per parameter group. Up-projections under LoRA+ are left out.
+    ``last_rates`` are those of the scheduler, one per parameter group. Up-projections under LoRA+ are left out, and all
+    blocks of the UNet but the first, where they have rates of their own.
     """
     rates: dict[str, float] = {}
     for group, rate in zip(optimizer.param_groups, last_rates, strict=True):
-        if not group["plus"]:
+        if not group["plus"] and group["part"] not in rates:
             rates[group["part"]] = float(rate) * float(group.get("d", 1.0))
     return rates

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from lorakit.dataset.blueprint import DatasetDefaults
 from lorakit.errors import TrainerError
+from lorakit.preset.blocks import RATE_COUNTS, Blocks, factors
+from lorakit.preset.units import BlockList
 from lorakit.trainers import builtin_support as acceptance
 from lorakit.trainers.catalogue import Catalogue
 
@@ -79,6 +81,29 @@ class NetworkOptions:
         """One number of ``network_args``, None when it is not there or says None."""
         text = dict(self.network_args).get(name)
         return None if text is None or text == "None" else float(text)
+
+    @property
+    def blocks(self) -> Blocks:
+        """Dims, alphas and factors on the rate of the UNet's blocks, all equal where no list is given."""
+        conv_dim = self.argument("conv_dim")
+        return Blocks.of(
+            dim=self.dim,
+            alpha=self.network_alpha,
+            conv_dim=None if conv_dim is None else int(conv_dim),
+            conv_alpha=self.argument("conv_alpha"),
+            rates=self.block_rates,
+            **{name: self._list(name) for name in acceptance.BLOCK_LISTS},
+        )
+
+    @property
+    def block_rates(self) -> tuple[float, ...] | None:
+        """The factor on the UNet's rate for each block, None where the blocks share one rate."""
+        lists = [self._list(name) for name in RATE_COUNTS]
+        return factors(*lists, self.argument("block_lr_zero_threshold"))
+
+    def _list(self, name: str) -> BlockList | None:
+        text = dict(self.network_args).get(name)
+        return None if text is None else BlockList.parse(text)
 
 
 @dataclass(frozen=True)

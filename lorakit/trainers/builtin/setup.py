@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lorakit import schedule
@@ -33,7 +32,7 @@ from lorakit.trainers.builtin.lora import LoraNetwork
 from lorakit.trainers.builtin.lr_schedule import build_scheduler
 from lorakit.trainers.builtin.monitor import Monitor
 from lorakit.trainers.builtin.objective import NoiseSchedule, Objective
-from lorakit.trainers.builtin.optim import PARTS, build_optimizer, part_rates, plan_groups
+from lorakit.trainers.builtin.optim import PARTS, Weights, build_optimizer, part_rates, plan_groups
 from lorakit.trainers.builtin.options import PrecisionOptions, TrainOptions
 from lorakit.trainers.builtin.parallel import same_weights
 from lorakit.trainers.builtin.resume import agree_on_seed, check_position, loop_at
@@ -97,9 +96,7 @@ class _Builder:
         base = self.load_base()
         latents, text = self.fill_caches(base)
         network = self.network(base)
-        optimizer = build_optimizer(
-            plan_groups(_named_parameters(network), options.optim, options.network), options.optim
-        )
+        optimizer = build_optimizer(plan_groups(_weights(network), options.optim, options.network), options.optim)
         scheduler = build_scheduler(optimizer, options.schedule, options.optim, self.counts)
         if resume is not None:
             state.load(resume, network, optimizer, scheduler)
@@ -208,6 +205,8 @@ class _Builder:
             module_dropout=options.argument("module_dropout"),
             train_unet=not options.network_train_text_encoder_only,
             train_text_encoders=not options.network_train_unet_only,
+            blocks=options.blocks,
+            frozen_down=options.network_module == "networks.lora_fa",
         )
         if options.network_weights:
             report = network.load_kohya(Path(options.network_weights))
@@ -217,6 +216,7 @@ class _Builder:
         dtype = _DTYPES[precision.full_precision]
         network.to(self.accelerator.device, dtype)
         rates = part_rates(self.options.optim)
+        network.requires_grad_(requires_grad=False)
         for part in PARTS:
             for parameter in network.parameters_of(part):
                 parameter.requires_grad_(rates[part] > 0)
@@ -338,13 +338,12 @@ def _require_folder(folder: Path) -> None:
         ) from error
 
 
-def _named_parameters(network: LoraNetwork) -> dict[str, dict[str, Parameter]]:
+def _weights(network: LoraNetwork) -> dict[str, list[Weights]]:
     return {
-        part: {
-            f"{index}.{name}": parameter
+        part: [
+            (module.block, {f"{index}.{name}": parameter for name, parameter in module.learning().items()})
             for index, module in enumerate(modules)
-            for name, parameter in module.named_parameters()
-        }
+        ]
         for part, modules in network.parts.items()
     }
 

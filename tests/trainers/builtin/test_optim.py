@@ -14,6 +14,7 @@ from lorakit.trainers.builtin.optim import (
     adafactor_finds_its_rate,
     build_optimizer,
     effective_rates,
+    group_name,
     literals,
     part_rates,
     plan_groups,
@@ -29,7 +30,8 @@ def parameters() -> dict[str, dict[str, Parameter]]:
 
 
 def groups(options: OptimOptions, **network: object) -> tuple[Group, ...]:
-    return plan_groups(parameters(), options, NetworkOptions(**network))  # type: ignore[arg-type]
+    weights = {part: [(None, named)] for part, named in parameters().items()}
+    return plan_groups(weights, options, NetworkOptions(**network))  # type: ignore[arg-type]
 
 
 def test_rates_of_the_parts() -> None:
@@ -49,6 +51,20 @@ def test_lora_plus_splits_off_the_up_projections() -> None:
     assert [(group.name, group.rate) for group in planned] == [
         ("te1", 1.0), ("te1 plus", 2.0), ("te2", 1.0), ("te2 plus", 2.0), ("unet", 1.0), ("unet plus", 4.0),
     ]  # fmt: skip
+
+
+def test_blocks_of_the_unet_have_rates_of_their_own() -> None:
+    args = (("mid_lr_weight", "1,0.5,0.25"), ("loraplus_lr_ratio", "4"))
+    unet = [(block, named) for block in (12, 11, 3) for named in [parameters()["unet"]]]
+    planned = plan_groups({"unet": unet}, OptimOptions(unet_lr=1.0), NetworkOptions(network_args=args))
+    assert [(group.name, group.rate) for group in planned] == [
+        ("unet_block3", 1.0), ("unet_block3 plus", 4.0), ("unet_block11", 0.5), ("unet_block11 plus", 2.0),
+        ("unet_block12", 0.25), ("unet_block12 plus", 1.0),
+    ]  # fmt: skip
+    optimizer = build_optimizer(planned, OptimOptions(unet_lr=1.0))
+    assert [group_name(group) for group in optimizer.param_groups] == [group.name for group in planned]
+    # The protocol has one rate for a part: that of its first block, as the probe tells it.
+    assert effective_rates(optimizer, [group.rate for group in planned]) == {"unet": 1.0}
 
 
 def test_arguments_are_literals() -> None:

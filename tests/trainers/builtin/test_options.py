@@ -59,7 +59,7 @@ def test_all_problems_at_once_and_before_anything_heavy_is_imported() -> None:
         "assert not {'torch', 'diffusers', 'transformers', 'accelerate', 'numpy'} & set(sys.modules)\n"
         "sys.exit(code)\n"
     )
-    line = [*BASE, "--v2", "--fp8_base", "--network_args", "conv_dim=4", "--optimizer_type", "AdamWScheduleFree"]
+    line = [*BASE, "--v2", "--fp8_base", "--network_args", "algo=lokr", "--optimizer_type", "AdamWScheduleFree"]
     done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, check=False)
     assert done.returncode == 8
     assert "v2, fp8_base, network_args, optimizer_type" in done.stderr.splitlines()[0]
@@ -72,6 +72,12 @@ def test_all_problems_at_once_and_before_anything_heavy_is_imported() -> None:
         ("--network_module lycoris.kohya", "network_module"),
         ("--network_args conv_dim", "network_args"),
         ("--network_args rank_dropout=much", "network_args"),
+        ("--network_args block_dims=4,4,4", "network_args"),
+        ("--network_args up_lr_weight=wave", "network_args"),
+        ("--network_args mid_lr_weight=cosine", "network_args"),
+        ("--network_args down_lr_weight=0.5", "network_args"),
+        ("--network_module networks.lora_fa --network_args loraplus_lr_ratio=4", "network_args"),
+        ("--network_module networks.dylora", "network_module"),
         ("--optimizer_type no_such_package.Optimizer", "optimizer_type"),
         ("--optimizer_args betas", "optimizer_args"),
         ("--optimizer_args name=text", "optimizer_args"),
