@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lorakit.archive.run import Run
 
-__all__ = ["note", "purge", "restore", "rm", "tag"]
+__all__ = ["Runs", "named", "note", "purge", "restore", "rm", "tag"]
 
 Runs = Annotated[
     list[str],
@@ -81,7 +81,7 @@ def rm(
     from lorakit.archive.trash import remove
     from lorakit.cli import screen
 
-    moved = [remove(found, force=force) for found in _named(workspace().runs, runs)]
+    moved = [remove(found, force=force) for found in named(workspace().runs, runs)]
     if as_json:
         screen.print_json([{"id": run.id, "path": str(run.path)} for run in moved])
         return
@@ -96,9 +96,7 @@ def restore(runs: Runs, *, as_json: Json = False) -> None:
     from lorakit.archive import trash
     from lorakit.cli import screen
 
-    back = [
-        trash.restore(found) for found in _named(trash.trash_of(workspace().runs), runs, empty="the trash is empty")
-    ]
+    back = [trash.restore(found) for found in named(trash.trash_of(workspace().runs), runs, empty="the trash is empty")]
     if as_json:
         screen.print_json([{"id": run.id, "path": str(run.path)} for run in back])
         return
@@ -123,7 +121,7 @@ def purge(
     if everything:
         count, size = trash.purge_all(folder)
     else:
-        found = _named(trash.trash_of(folder), runs or [], empty="the trash is empty")
+        found = named(trash.trash_of(folder), runs or [], empty="the trash is empty")
         count, size = len(found), sum(trash.purge(run) for run in found)
     if as_json:
         screen.print_json({"runs": count, "bytes": size})
@@ -131,7 +129,7 @@ def purge(
     screen.console().print(screen.text(f"{screen.count(count, 'run')} deleted for good, {screen.size(size)} free"))
 
 
-def _named(folder: Path, words: list[str], *, empty: str = "") -> list[Run]:
+def named(folder: Path, words: list[str], *, empty: str = "") -> list[Run]:
     """The runs that words name, each once, before anything is done to any of them."""
     from lorakit.archive.run import list_runs, open_run
 

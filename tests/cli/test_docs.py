@@ -22,7 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="
 SECTIONS = {
     match[1]: match[2]
     for match in re.finditer(
-        r"^### `lorakit ([a-z]+(?: [a-z]+)*)[^\n]*\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL
+        r"^### `lorakit ([a-z-]+(?: [a-z]+)*)[^\n]*\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL
     )
 }
 
