@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 __all__ = ["LogFollower", "clean", "log_parts", "log_tail"]
 
@@ -49,16 +49,31 @@ class LogFollower:
         except FileNotFoundError:
             return
         with file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                self._offset = 0
-                self._rest = b""
-            file.seek(self._offset)
+            self._begin(file)
             while data := file.read(_BLOCK):
                 self._offset += len(data)
                 yield from self._lines(data)
         if complete and self._rest:
             yield clean(self._rest)
             self._rest = b""
+
+    def blocks(self) -> Iterator[bytes]:
+        """What was added, as it is."""
+        try:
+            file = open(self.path, "rb")  # noqa: SIM115 (closed below; the with would hide the one line that may fail)
+        except FileNotFoundError:
+            return
+        with file:
+            self._begin(file)
+            while data := file.read(_BLOCK):
+                self._offset += len(data)
+                yield data
+
+    def _begin(self, file: BinaryIO) -> None:
+        if os.fstat(file.fileno()).st_size < self._offset:
+            self._offset = 0
+            self._rest = b""
+        file.seek(self._offset)
 
     @property
     def unfinished(self) -> str:

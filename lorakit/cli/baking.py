@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from lorakit.cli.options import Json, PresetName, RunName, Set, TrainerKind, workspace
+from lorakit.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from lorakit.archive.records import RunState
     from lorakit.archive.run import Run
+    from lorakit.bake.ending import Ended
     from lorakit.cli.view import View
     from lorakit.preset.files import ResolvedPreset
     from lorakit.workspace import Workspace
 
-__all__ = ["bake", "bake_in_view", "in_view", "stop", "tell_end", "watch", "words_typed"]
+__all__ = ["bake", "bake_in_view", "follow_in_view", "in_view", "stop", "tell_end", "watch", "words_typed"]
+
+#: Lines of a flooded log that are shown at once.
+_MOST_LINES: Final = 200
 
 
 def bake(
@@ -59,18 +66,50 @@ def watch(run: RunName = "latest") -> None:
     """Look on while a run trains; Ctrl-C looks away."""
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
-    from lorakit.bake.bake import follow
     from lorakit.cli import run_screens, screen
-    from lorakit.cli.view import View
 
     found = open_run(workspace().runs, run)
-    out = screen.console()
     if not state(found).is_final:
-        with View(out, found.name, hint=f"Ctrl-C looks away; lorakit stop {found.short} stops it") as view:
-            view.title(_title(found))
-            with contextlib.suppress(KeyboardInterrupt):  # that is how one looks away
-                follow(found, lambda _, records: _show(view, records))
-    out.print(run_screens.headline(state(found)))
+        follow_in_view(found, 0)
+    screen.put(screen.console(), [run_screens.headline(state(found))])
+
+
+def follow_in_view(run: Run, tail: int | None) -> None:
+    """The live view of a run under way, its log's last ``tail`` lines (None: 20) and all new ones above; with 0 no log at all.
+
+    Ctrl-C looks away: the run goes on.
+    """
+    from lorakit.archive.trainer_log import LogFollower, log_tail
+    from lorakit.bake.bake import follow
+    from lorakit.cli import screen
+    from lorakit.cli.view import View
+
+    log = run.last_attempt.log
+    lines = None if tail == 0 else LogFollower(log, offset=log.stat().st_size)
+    with View(screen.console(), run.name, hint=f"Ctrl-C looks away; lorakit stop {run.short} stops it") as view:
+        view.title(_title(run))
+        if lines is not None:
+            view.say(log_tail(log, 20 if tail is None else tail))
+
+        def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
+            del run
+            if lines is not None:
+                view.say(_newest(lines.poll()))
+            _show(view, records)
+
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one looks away
+            follow(run, on_update)
+
+
+def _newest(lines: Iterable[str]) -> list[str]:
+    """The last of many lines: a flood is not for the eye, and must not fill the memory."""
+    kept: deque[str] = deque(maxlen=_MOST_LINES)
+    count = 0
+    for line in lines:
+        kept.append(line)
+        count += 1
+    skipped = [f"… {count - len(kept)} lines …"] if count > len(kept) else []
+    return [*skipped, *kept]
 
 
 def stop(
@@ -78,22 +117,77 @@ def stop(
     *,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the step or save what is trained.")] = False,
     kill: Annotated[bool, typer.Option("--kill", help="Kill it at once.")] = False,
+    within: Annotated[
+        str, typer.Option("--within", metavar="TIME", help="End it by force when it has not stopped by then.")
+    ] = "10m",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until nothing of it lives, or only ask.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Ask a run to stop, with what is trained saved."""
+    """Stop a run, with what is trained saved; by force when it does not.
+
+    Returns when nothing of it lives any more, in bounded time; a process that not even KILL ended is named. Ctrl-C looks away: the run stops all the same.
+    """
+    from lorakit.archive.records import state
     from lorakit.archive.run import open_run
     from lorakit.bake.bake import request_stop
-    from lorakit.cli import screen
+    from lorakit.cli import run_screens, screen
     from lorakit.cli.view import STOPPING
 
     found = open_run(workspace().runs, run)
     level = 3 if kill else 2 if now else 1
-    request_stop(found, level)
-    if as_json:
-        screen.print_json({"id": found.id, "level": level})
-        return
+    seconds = _within(within)
+    out = screen.console(err=as_json)
     told = STOPPING[level - 1].split(";")[0]
-    screen.console().print(screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}"))
+    line = screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}")
+    if not wait:
+        request_stop(found, level, within=seconds)
+        out.print(line)
+        if as_json:
+            screen.print_json({"id": found.id, "level": level})
+        return
+    ended = _stop_in_view(found, level, seconds, out, line)
+    if ended is None:
+        return
+    now_is = state(found)
+    if as_json:
+        screen.print_json({**now_is.to_json(), "level": level, "survivors": list(ended.survivors)})
+    else:
+        screen.put(out, [run_screens.headline(now_is)])
+    if ended.survivors:
+        pids = ", ".join(map(str, ended.survivors))
+        raise RunFailed(
+            f"could not kill pid {pids}",
+            why="the kernel holds on to it (a stuck disk, network mount or driver), or it is another user's",
+            todo=f"ps -o pid,stat,wchan:30,cmd -p {pids.replace(' ', '')} tells more; it goes when the kernel lets it",
+        )
+
+
+def _within(text: str) -> int:
+    from lorakit.preset.spans import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise UsageError(f"--within {text} cannot be meant", why=str(error), todo="write --within 10m") from None
+
+
+def _stop_in_view(run: Run, level: int, within: int, out: Console, line: Text) -> Ended | None:
+    """End a run and show how it goes; None when the user looked away."""
+    from lorakit.bake.ending import end_run
+    from lorakit.cli.view import View
+
+    with View(out, run.name, hint="Ctrl-C looks away; it stops all the same") as view:
+        view.title(_title(run))
+        view.note(line.plain.rpartition("  ")[2] if out.is_terminal else line.plain)
+        try:
+            return end_run(run, level, within=within, on_update=lambda _, records: _show_quietly(view, records))
+        except KeyboardInterrupt:
+            return None
+
+
+def _show_quietly(view: View, records: Sequence[dict[str, Any]]) -> None:
+    """Show what comes; of the past only what counts for the view, without a line for each."""
+    view.update([record for record in records if record.get("type") not in {"warn", "stop"}])
 
 
 def bake_in_view(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
@@ -37,31 +39,52 @@ def logs(
     *,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the run ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Every byte as it was written, overwritten bars too.")] = False,
 ) -> None:
-    """Print what a run's training printed."""
+    """Print what a run's training printed, as a terminal would show it.
+
+    With -f on a terminal the live view stands below the lines, as in `lorakit watch`. Ctrl-C looks away.
+    """
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
+    from lorakit.archive.trainer_log import log_parts
+    from lorakit.cli.baking import follow_in_view
 
     found = open_run(workspace().runs, run)
     path = found.last_attempt.log
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below; the with would hide the one line that may fail)
-    except FileNotFoundError:
-        raise ArchiveError(
-            f"{found.id} has no log yet", todo=f"lorakit show {found.short} says how it stands"
-        ) from None
+    if not path.exists():
+        raise ArchiveError(f"{found.id} has no log yet", todo=f"lorakit show {found.short} says how it stands")
+    if follow and not raw and sys.stdout.isatty() and not state(found).is_final:
+        follow_in_view(found, tail)
+        return
+    parts = log_parts(path)[:-1] if tail is None else ()  # what was cut off comes first
+    for part in parts:
+        _print_log(part, 0, lambda: True, raw=raw)
+    offset = 0
+    if tail is not None:
+        with open(path, "rb") as file:
+            offset = start_of_last(file, tail)
+    _print_log(path, offset, lambda: not follow or state(found).is_final, raw=raw)
+
+
+def _print_log(path: Path, offset: int, over: Callable[[], bool], *, raw: bool) -> None:
+    """Write a log to stdout until it is ``over``: its bytes, or its lines as a terminal would show them."""
+    from lorakit.archive.trainer_log import LogFollower
+
     out = sys.stdout.buffer
-    with file:
-        if tail is not None:
-            file.seek(start_of_last(file, tail))
-        while True:
-            over = not follow or state(found).is_final  # asked before reading: what comes in between is read below
-            while data := file.read(1 << 16):
-                out.write(data)
-            out.flush()
-            if over:
-                return
-            time.sleep(_LOG_POLL_SECONDS)
+    follower = LogFollower(path, offset=offset)
+    while True:
+        last = over()  # asked before reading: what comes in between is read below
+        if raw:
+            for block in follower.blocks():
+                out.write(block)
+        else:
+            for line in follower.poll(complete=last):
+                out.write(line.encode("utf-8", "surrogateescape") + b"\n")
+        out.flush()
+        if last:
+            return
+        time.sleep(_LOG_POLL_SECONDS)
 
 
 def start_of_last(file: BinaryIO, count: int, *, block: int = 1 << 16) -> int:

@@ -128,10 +128,11 @@ def test_stop_and_watch(workspace: Workspace, cli: Cli, monkeypatch: pytest.Monk
     run = make_run(workspace.runs)
     asked: list[tuple[str, int]] = []
     assert "has ended" in cli("stop", code=9).err
-    monkeypatch.setattr("lorakit.bake.bake.request_stop", lambda run, level: asked.append((run.id, level)))
-    assert "stopping after this step" in cli("stop").out
-    cli("stop", run.short, "--now")
-    assert cli("stop", run.short, "--kill", "--json").json == {"id": run.id, "level": 3}
+    monkeypatch.setattr("lorakit.bake.bake.request_stop", lambda run, level, within: asked.append((run.id, level)))
+    assert "stopping after this step" in cli("stop", "--no-wait").out
+    cli("stop", run.short, "--now", "--no-wait")
+    assert cli("stop", run.short, "--kill", "--no-wait", "--json").json == {"id": run.id, "level": 3}
+    assert '"30m"' in cli("stop", "--within", "ten", code=2).err
     assert asked == [(run.id, 1), (run.id, 2), (run.id, 3)]
     assert cli("watch").out.startswith("✓ hifumi_")
 
@@ -141,7 +142,7 @@ def test_looking_away_from_a_run_is_no_error(workspace: Workspace, cli: Cli, mon
     run.attempt(1).ended.unlink()
     monkeypatch.setattr("lorakit.archive.records.is_locked", lambda path: True)
 
-    def follow(run: Run, on_update: Callable[[Run, Sequence[dict[str, Any]]], None]) -> None:
+    def follow(run: Run, on_update: Callable[[Run, Sequence[dict[str, Any]]], None], **_: Any) -> None:
         on_update(run, [start(), step(1)])
         raise KeyboardInterrupt
 

@@ -43,6 +43,7 @@ _BY_WORDS: Mapping[str, SearchStrategy[Any]] = {
     "a text of at least one character": _texts.filter(bool),
     "a text of one line, without slashes": _names,
     "a whole number of at least 1": st.integers(1, 9) | _positive,
+    'a time with its unit: "30m", "90s", "1h30m"': st.sampled_from(["30m", "90s", "1h30m", "2d"]),
     "a whole number of at least 0": st.integers(0, 9) | _positive,
     "a whole number from 0 to 4294967295": st.integers(0, 2**32 - 1),
     "a timestep from 0 to 999": st.integers(0, 999),
