@@ -519,11 +519,11 @@ class Probe:
         return original(*arguments, **keywords)
 
     def save(self, original: Callable[..., Any], file: str, dtype: Any, metadata: Any) -> Any:
-        """A LoRA file. The trainer would give the last one of a stopped run the number of the planned last epoch."""
+        """A LoRA file, with its own epoch: the trainer gives one of a step the epoch before, the last of a stopped run the planned last."""
         kind = (
             "step" if re.search(r"-step\d+\.\w+$", file) else "epoch" if re.search(r"-\d{6}\.\w+$", file) else "final"
         )
-        if self.reason != "ok" and isinstance(metadata, dict) and "ss_epoch" in metadata:
+        if (kind == "step" or self.reason != "ok") and isinstance(metadata, dict) and "ss_epoch" in metadata:
             metadata["ss_epoch"] = str(self.epoch)
         return self.timed(lambda: original(file, dtype, metadata), lambda: self.tell_file(file, kind))
 
