@@ -120,12 +120,12 @@ def stop(
     within: Annotated[
         str, typer.Option("--within", metavar="TIME", help="End it by force when it has not stopped by then.")
     ] = "10m",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until nothing of it lives, or only ask.")] = True,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask, and return at once.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop a run, with what is trained saved; by force when it does not.
+    """Stop a run with what is trained saved.
 
-    Returns when nothing of it lives any more, in bounded time; a process that not even KILL ended is named. Ctrl-C looks away: the run stops all the same.
+    It is ended by force when it does not stop in time. Returns when nothing of it lives any more, in bounded time; a process that not even KILL ended is named. Ctrl-C looks away: the run stops all the same.
     """
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
@@ -139,7 +139,7 @@ def stop(
     out = screen.console(err=as_json)
     told = STOPPING[level - 1].split(";")[0]
     line = screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}")
-    if not wait:
+    if no_wait:
         request_stop(found, level, within=seconds)
         out.print(line)
         if as_json:

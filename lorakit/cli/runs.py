@@ -41,9 +41,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the run ends.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Every byte as it was written, overwritten bars too.")] = False,
 ) -> None:
-    """Print what a run's training printed, as a terminal would show it.
+    """Print what a run's training printed.
 
-    With -f on a terminal the live view stands below the lines, as in `lorakit watch`. Ctrl-C looks away.
+    It is shown as a terminal would, a bar as its last state. With -f on a terminal the live view stands below the lines, as in `lorakit watch`. Ctrl-C looks away.
     """
     from lorakit.archive.records import state
     from lorakit.archive.run import open_run
