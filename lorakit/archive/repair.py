@@ -27,6 +27,7 @@ from lorakit.archive.seal import manifests, seal
 from lorakit.archive.states import checkpoints, settle, training_states
 from lorakit.atomic import TEMP_MARK, claimed, crash_point, dump_json, write_once
 from lorakit.errors import ArchiveError
+from lorakit.launch.secrets import scrub, secret_values
 
 __all__ = ["Action", "repair_archive", "repair_run"]
 
@@ -118,6 +119,8 @@ def _is_newer(run: Run) -> bool:
 def _end(run: Run) -> Action:
     """Write the end that a dead attempt could not write itself, with what shows that it is dead."""
     now, attempt = state(run), run.last_attempt
+    for path in (attempt.log, attempt.progress):  # the keeper would have done it before the seal
+        scrub(path, secret_values(os.environ))
     progress = read_progress(attempt.progress)
     record = {
         "schema": SCHEMA,

@@ -35,6 +35,7 @@ from lorakit.errors import LorakitError, Stopped
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
 from lorakit.launch.memory import free_memory
 from lorakit.launch.processes import ProcessId, hold_lock
+from lorakit.launch.secrets import scrub, secret_values
 from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
 
 #: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
@@ -99,6 +100,7 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     caches.release()
     wishes.relay(lambda relay: relay.finish())
     settle(run)
+    _hide_secrets(attempt)
     met = wishes.met(oom_kills=_oom_kills() - kills)
     record = _end(run, attempt, command, outcome=outcome, fault=fault, met=met)
     reason = _END_REASONS.get(record["status"], "error")
@@ -198,6 +200,16 @@ def _end(
         "warnings": list(progress.warnings[:20]),
         "log_tail": list(log[-_KEPT_LINES:]),
     }
+
+
+def _hide_secrets(attempt: Attempt) -> None:
+    """Take out of what the trainer printed and told what nobody else may read, before records and seal are made of it."""
+    values = secret_values(os.environ)
+    for path in (attempt.log, attempt.progress):
+        try:
+            scrub(path, values)
+        except OSError:  # a full disk: the run still ends, and keeper.log tells
+            traceback.print_exc()
 
 
 def _describe(fault: Exception | None) -> str:

@@ -65,7 +65,7 @@ def import_run(
     *,
     as_json: Json = False,
 ) -> None:
-    """Put the runs of an exported file into the archive, all or none."""
+    """Put exported runs into the archive, all of them or none."""
     from lorakit.archive.unpack import import_runs
     from lorakit.cli import screen
 

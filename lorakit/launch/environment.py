@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lorakit._version import __version__
-from lorakit.errors import TrainerError, UsageError
+from lorakit.errors import TrainerError
 from lorakit.launch.accelerate import physical_cores
+from lorakit.launch.secrets import hide, refuse_secrets, secret_values
 from lorakit.launch.supervisor import run_briefly
 
 __all__ = ["Gpu", "describe", "gpus", "has_gpu", "packages_of", "refuse_secrets"]
@@ -28,12 +28,6 @@ _KEPT: Final = (
     "OPENBLAS_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF",
     "PYTHONHASHSEED", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "XFORMERS_DISABLED",
 )  # fmt: skip
-
-#: Options of the trainer whose value is a secret, and the variable that carries it instead.
-_SECRET_OPTIONS: Final = {"--wandb_api_key": "WANDB_API_KEY", "--huggingface_token": "HF_TOKEN"}
-_SECRET_VALUE: Final = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bAKIA[0-9A-Z]{16}\b|://[^/\s:@]+:[^/\s@]+@"
-)
 
 # Runs in the trainer's own Python; prints one JSON object.
 _ASK: Final = """
@@ -135,7 +129,9 @@ def describe(python: Path, *, trainer: str, script: Path | None = None) -> dict[
             "cores": physical_cores(),
             "memory": _memory(),
             "gpus": [asdict(card) for card in cards.result()],
-            "variables": {name: os.environ[name] for name in _KEPT if name in os.environ},
+            "variables": {
+                name: hide(os.environ[name], secret_values(os.environ)) for name in _KEPT if name in os.environ
+            },
         }
 
 
@@ -145,25 +141,3 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def refuse_secrets(texts: Iterable[str]) -> None:
-    """Raise UsageError when words that a run folder is to keep hold a token or a password.
-
-    What is archived and shared must not; the trainer reads secrets from its environment, which is passed on and not kept.
-    """
-    words = list(texts)
-    for position, word in enumerate(words):
-        option, _, value = word.partition("=")
-        variable = _SECRET_OPTIONS.get(option)
-        if variable is not None and (value or position + 1 < len(words)):
-            raise UsageError(
-                f"{option} is a secret, and a run folder keeps its whole command",
-                todo=f"take it out of the preset and set the environment variable {variable}: it is passed on, never kept",
-            )
-        if _SECRET_VALUE.search(word):
-            raise UsageError(
-                "a value looks like a token or password, and a run folder keeps its whole command",
-                why=f"it stands in an argument that begins with {word[:4]!r}",
-                todo="take it out of the preset and set it as an environment variable: these are passed on, never kept",
-            )
