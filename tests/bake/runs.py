@@ -22,14 +22,19 @@ TRAINER = Path(__file__).with_name("small_trainer.py")
 
 
 def make_run(
-    runs_dir: Path, *arguments: str, name: str = "small", processes: int = 1, python: str = sys.executable
+    runs_dir: Path,
+    *arguments: str,
+    name: str = "small",
+    processes: int = 1,
+    python: str = sys.executable,
+    **limits: float,
 ) -> Run:
-    """A prepared run of the small trainer with these arguments."""
+    """A prepared run of the small trainer with these arguments; ``limits`` as request.json has them."""
     shape = LaunchShape(processes=processes, cpu=True, port=free_port() if processes > 1 else None)
     with birth(runs_dir, name) as new:
         run = new.run
         line = ["--output_dir", str(run.weights), "--output_name", "small", *arguments]
-        new.write_json(run.request, {"schema": 1, "name": name, "time": time.time()})
+        new.write_json(run.request, {"schema": 1, "name": name, "time": time.time(), "limits": limits})
         command = {
             "schema": 1,
             "argv": list(launch_argv(python, run.accelerate, [str(TRAINER), *line], threads=1)),

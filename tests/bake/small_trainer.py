@@ -31,6 +31,8 @@ def main() -> None:
     if asked.fault == "no-data":
         print("No data found. Please verify arguments (train_data_dir must be the parent of folders with images)")
         return
+    if asked.fault == "cuda-start":
+        fail("cuda", rank)
     writer.write(
         "start", total_steps=asked.steps, epochs=1, batches_per_epoch=asked.steps, first_step=0, trainer="small"
     )
@@ -77,6 +79,13 @@ def fail(fault: str, rank: int) -> None:
         sys.exit(7)
     if fault == "rank1-kill" and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "hang":
+        time.sleep(600)
+    if fault == "flood":
+        bars = b"".join(b"\rsteps: %6d/100000" % number for number in range(50_000)) + b"\n"
+        for _ in range(40):
+            os.write(1, bars)
+            time.sleep(0.02)
     if fault == "exit3":
         sys.exit(3)
     if fault == "exception":

@@ -17,7 +17,7 @@ from lorakit.archive.run import Run
 from lorakit.archive.seal import verify
 from lorakit.bake.bake import follow, request_stop, start, trouble
 from lorakit.errors import ArchiveError, RunFailed, Stopped
-from lorakit.launch.processes import is_locked, wait_gone
+from lorakit.launch.processes import is_locked
 from tests.bake.runs import (
     keeper_of,
     launcher_of,
@@ -179,21 +179,6 @@ def test_a_trainer_that_obeys_ends_with_the_second_request(tmp_path: Path) -> No
         assert left_over(run) == ()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_launcher_takes_all_ranks_with_it(tmp_path: Path, processes: int) -> None:
-    with reaped(make_run(tmp_path, *SLOW, processes=processes)) as run:
-        start(run)
-        wait_for_steps(run)
-        ranks = tuple(rank_of(run, rank) for rank in range(processes))
-        assert all(rank.is_alive() for rank in ranks)
-        launcher_of(run).kill(signal.SIGKILL)
-        found = wait_sealed(run)
-        assert (found.status, found.reason) == (Status.FAILED, Reason.LAUNCHER_LOST)
-        assert "launcher" in found.message
-        assert wait_gone(ranks, 0) == ()
-        assert left_over(run) == ()
-
-
 @pytest.mark.usefixtures("launcher")
 def test_a_killed_shim_takes_its_trainer_with_it(tmp_path: Path) -> None:
     with reaped(make_run(tmp_path, *SLOW)) as run:
@@ -207,20 +192,6 @@ def test_a_killed_shim_takes_its_trainer_with_it(tmp_path: Path) -> None:
         assert "before it could say" in found.message
         assert not trainer.is_alive()
         assert left_over(run) == ()
-
-
-def test_a_killed_keeper_takes_the_training_with_it_and_the_run_is_interrupted(tmp_path: Path) -> None:
-    with reaped(make_run(tmp_path, *SLOW, processes=2)) as run:
-        start(run)
-        wait_for_steps(run)
-        ranks = (rank_of(run, 0), rank_of(run, 1))
-        keeper_of(run).kill(signal.SIGKILL)
-        assert wait_gone(ranks, 20) == ()
-        wait_for(lambda: not left_over(run))
-        wait_for(lambda: state(run).is_final)
-        found = state(run)
-        assert (found.status, found.reason, found.sealed) == (Status.INTERRUPTED, Reason.KEEPER_LOST, False)
-        assert found.steps > 0
 
 
 @pytest.mark.usefixtures("launcher")
