@@ -106,10 +106,12 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 
 
 def _title(preset: Preset, trainer: str) -> Text:
+    from lorakit.preset.kinds import title
+
     network = preset.network
     alpha = network.alpha.of(network.dim)
     scale = format_number(round(alpha / network.dim, 4))
-    facts = f" · SDXL LoRA dim {network.dim} alpha {format_number(alpha)} (scale {scale}) · {trainer}"
+    facts = f" · SDXL {title(network)} dim {network.dim} alpha {format_number(alpha)} (scale {scale}) · {trainer}"
     return screen.text((preset.name, "strong"), facts)
 
 
@@ -215,6 +217,7 @@ def _rates(preset: Preset, plan: Plan, width: int) -> list[Text]:
     optim = preset.optim
     rates = {"unet": optim.unet_lr, "te1": optim.te_lr.te1, "te2": optim.te_lr.te2}
     told = [f"{PARTS[part]} {format_rate(rate) if rate else 'not trained'}" for part, rate in rates.items()]
+    told += _uneven(preset, plan)
     lines = screen.wrap([*told, f"{optim.type}, {_schedule(preset)}"], width, gap=3)
     part = next((part for part in PARTS if plan.lr.get(part)), None)
     if part is None or not plan.curve:
@@ -223,6 +226,23 @@ def _rates(preset: Preset, plan: Plan, width: int) -> list[Text]:
     points = " · ".join(f"{point.step} {format_rate(float(f'{point.lr:.2g}'))}" for point in _few(plan.lr[part]))
     lines += screen.wrap([screen.text((curve, "done")), f"{PARTS[part]} at step {points}"], width, gap=3)
     return lines
+
+
+def _uneven(preset: Preset, plan: Plan) -> list[str]:
+    """Rates of groups within the parts: LoRA+'s, and those of the UNet's blocks."""
+    network, told = preset.network, []
+    for part in PARTS:
+        if any(name.startswith(part) and name.endswith(" plus") for name in plan.lr):
+            own = network.loraplus_unet_lr_ratio if part == "unet" else network.loraplus_te_lr_ratio
+            told.append(f"{PARTS[part]} up ×{format_number(own or network.loraplus_lr_ratio or 1)}")
+    blocks = [name for name in plan.lr if "_block" in name and not name.endswith(" plus")]
+    if blocks and plan.lr.get("unet"):
+        at = next((n for n, point in enumerate(plan.lr["unet"]) if point.lr), 0)
+        whole = plan.lr["unet"][at].lr or 1.0
+        factors = sorted({round(plan.lr[name][at].lr / whole, 3) for name in blocks})
+        span = " to ".join(f"×{format_number(factor)}" for factor in factors[:: max(1, len(factors) - 1)])
+        told.append(f"{len(blocks)} UNet blocks at {span}")
+    return told
 
 
 def _few(points: Sequence[Any]) -> list[Any]:

@@ -98,9 +98,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in exact numbers. ``lr`` has the rates of each trained part at chosen steps; ``curve`` the multiplier of all.
+    """A run in exact numbers.
 
-    ``warmup_steps`` counts the optimizer steps below the full rate. ``data`` is what the scan found, image by image (not in
+    ``lr`` has the rates of each trained part at chosen steps, and of parameter groups in it that have rates of their own
+    ("unet plus", "unet_block5"); ``curve`` the multiplier of all. ``warmup_steps`` counts the optimizer steps below the full rate. ``data`` is what the scan found, image by image (not in
     the JSON).
     """
 
@@ -163,6 +164,9 @@ class Plan:
             "network": {
                 "parameters": dict(self.network.parameters),
                 "modules": dict(self.network.modules),
+                "trained": dict(self.network.trained),
+                "tensors": dict(self.network.tensors),
+                "exact": self.network.exact,
                 "total_parameters": self.network.total_parameters,
                 "total_modules": self.network.total_modules,
             },

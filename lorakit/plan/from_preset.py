@@ -12,9 +12,12 @@ from lorakit.dataset.scan import scan
 from lorakit.errors import DatasetError
 from lorakit.plan.core import Plan, Scan, plan_from
 from lorakit.plan.inputs import Caching, PlanInput, Sampling, Saving, ScheduleInput
+from lorakit.plan.kinds import blocks_of, recipe_of
 from lorakit.plan.naming import output_name
 from lorakit.plan.network import REAL_SDXL, NetworkSize, network_size, read_base_shapes
 from lorakit.plan.prompts import prompt_sizes
+from lorakit.preset.blocks import BLOCKS
+from lorakit.preset.kinds import kind_of, title
 from lorakit.schedule import CLOSED_FORMS
 
 if TYPE_CHECKING:
@@ -54,12 +57,14 @@ def plan_input(preset: Preset, workspace: Workspace, *, processes: int | None = 
     warnings: list[str] = []
     count = processes or preset.launch.processes
     rates = _rates(preset)
+    network = _network(preset, workspace, rates, warnings)
+    groups = rates | _group_rates(preset, network)
     return PlanInput(
         blueprint=_blueprint(preset, workspace, extra),
         output_name=output_name(preset.name),
         output_dir=workspace.runs,
-        rates=rates if _has_rates(preset, extra, warnings) else dict.fromkeys(rates),
-        network=_network(preset, workspace, rates, warnings),
+        rates=groups if _has_rates(preset, extra, warnings) else dict.fromkeys(groups),
+        network=network,
         schedule=_schedule(preset, extra, count, warnings),
         max_train_epochs=preset.length.epochs,
         max_train_steps=preset.length.steps or 1600,
@@ -123,6 +128,25 @@ def _rates(preset: Preset) -> dict[str, float | None]:
     return {part: rate for part, rate in asked.items() if rate}
 
 
+def _group_rates(preset: Preset, size: NetworkSize) -> dict[str, float]:
+    """The rates of parameter groups beside those of the parts: LoRA+'s, and those of the UNet's blocks."""
+    network, kind = preset.network, kind_of(preset.network)
+    groups: dict[str, float] = {}
+    for part, rate in _rates(preset).items():
+        if not rate or part not in size.modules:
+            continue
+        named = {part: rate}
+        blocks = blocks_of(preset)
+        if part == "unet" and blocks.rated:
+            named = {f"unet_block{n}": rate * blocks.rates[n] for n in range(BLOCKS) if n in size.blocks}
+            groups |= named
+        own = network.loraplus_unet_lr_ratio if part == "unet" else network.loraplus_te_lr_ratio
+        ratio = own or network.loraplus_lr_ratio
+        if ratio and kind is not None and "loraplus_lr_ratio" in kind.reads:
+            groups |= {f"{name} plus": rate * ratio for name, rate in named.items()}
+    return groups
+
+
 def _has_rates(preset: Preset, extra: Mapping[str, Any], warnings: list[str]) -> bool:
     """Whether the rate of a step can be told before the run."""
     if preset.optim.type.lower() == "adafactor" and preset.optim.args.get("relative_step", True):
@@ -178,7 +202,12 @@ def _network(
     shapes = read_base_shapes(base)
     if shapes is None:
         warnings.append(f"{base} gives no shapes to read; sizes of files are those of the full-size SDXL")
-    return network_size(shapes or REAL_SDXL, rates, preset.network.dim, preset.network.conv_dim)
+    recipe, exact = recipe_of(preset)
+    if not exact:
+        warnings.append(f"the size of {title(preset.network)} is an estimate")
+    if preset.network.dim_from_weights:
+        warnings.append("the network is built as it stands in network.weights: its size is not planned")
+    return network_size(shapes or REAL_SDXL, rates, recipe, exact=exact and not preset.network.dim_from_weights)
 
 
 def _saving(preset: Preset, extra: Mapping[str, Any]) -> Saving:

@@ -71,7 +71,8 @@ class Caching:
 class PlanInput:
     """Everything that decides a plan.
 
-    ``rates`` holds the rate of each part that is trained ("unet", "te1", "te2"); None: the optimizer finds its own.
+    ``rates`` holds the rate of each part that is trained ("unet", "te1", "te2"), and of the groups in it that have another:
+    LoRA+'s ("unet plus") and those of the UNet's blocks ("unet_block5"); None: the optimizer finds its own.
     ``output_dir`` tells which disk must hold the files; it need not exist yet.
     """
 

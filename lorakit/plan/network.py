@@ -1,57 +1,128 @@
-"""How large a LoRA becomes: parameters and tensors by part, from the base model's shapes or those of the real SDXL."""
+"""How large a network becomes: parameters and tensors by part, from the base model's shapes or those of the real SDXL."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from lorakit.errors import ModelFileError
+from lorakit.preset.blocks import Blocks, block_of
 
-__all__ = ["REAL_SDXL", "BaseShapes", "NetworkSize", "PartShapes", "network_size", "read_base_shapes"]
+__all__ = ["REAL_SDXL", "BaseShapes", "Layer", "NetworkSize", "PartShapes", "network_size", "read_base_shapes"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _MAX_HEADER: Final = 100 * 2**20
 _TEXT_LINEAR: Final = r"(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])\.weight$"
 
+#: attention: query, key, value and output of an attention; linear: the transformers' other layers; conv: 3×3 convolutions of
+#: residual and resize blocks; extra: the layers beside them.
+Sort = Literal["attention", "linear", "conv", "extra"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can get a module: ``out`` rows, ``into`` inputs of each (times the area of a kernel), its UNet block."""
+
+    sort: Sort
+    out: int
+    into: int
+    block: int = 0
+
 
 @dataclass(frozen=True)
 class PartShapes:
-    """What one unit of rank costs in one part: ``per_rank`` parameters in ``modules`` modules (Linear layers).
+    """The layers of one part, in any order."""
 
-    The ``conv_`` fields are for LoRA on 3×3 convolutions, which also brings ``extra`` modules at the network's own rank.
-    """
+    layers: tuple[Layer, ...]
 
-    per_rank: int
-    modules: int
-    conv_per_rank: int = 0
-    conv_modules: int = 0
-    extra_per_rank: int = 0
-    extra_modules: int = 0
+    def of(self, *sorts: Sort) -> tuple[Layer, ...]:
+        """The layers of these sorts."""
+        return tuple(layer for layer in self.layers if layer.sort in sorts)
+
+    @property
+    def per_rank(self) -> int:
+        """What one unit of rank costs in parameters, convolutions and what goes with them left out."""
+        return sum(layer.out + layer.into for layer in self.of("attention", "linear"))
+
+    @property
+    def modules(self) -> int:
+        """How many modules that is."""
+        return len(self.of("attention", "linear"))
 
 
 #: Part name ("unet", "te1", "te2") → shapes.
 BaseShapes = Mapping[str, PartShapes]
 
-#: Full-size SDXL, counted on the architecture.
+
+def _real_unet() -> Iterator[Layer]:
+    """The UNet of the full-size SDXL, by its public layout."""
+    inputs = [
+        (1, 320, 320, 0),
+        (2, 320, 320, 0),
+        (4, 320, 640, 2),
+        (5, 640, 640, 2),
+        (7, 640, 1280, 10),
+        (8, 1280, 1280, 10),
+    ]
+    outputs = [(2560, 1280, 10), (2560, 1280, 10), (1920, 1280, 10), (1920, 640, 2), (1280, 640, 2), (960, 640, 2)]
+    outputs += [(960, 320, 0), (640, 320, 0), (640, 320, 0)]
+    blocks = [(number + 1, into, out, depth) for number, into, out, depth in inputs]
+    blocks += [(10, 1280, 1280, 0), (12, 1280, 1280, 0)]
+    blocks += [(number, into, out, depth) for number, (into, out, depth) in enumerate(outputs, 13)]
+    for number, into, out, depth in blocks:
+        yield from (Layer("conv", out, 9 * into, number), Layer("conv", out, 9 * out, number))
+        yield Layer("extra", out, 1280, number)
+        if into != out:
+            yield Layer("extra", out, into, number)
+        yield from _real_transformer(number, out, depth)
+    yield from _real_transformer(11, 1280, 10)
+    for number, width in ((4, 320), (7, 640), (15, 1280), (18, 640)):
+        yield Layer("conv", width, 9 * width, number)
+
+
+def _real_transformer(number: int, width: int, depth: int) -> Iterator[Layer]:
+    if depth:
+        yield from (Layer("linear", width, width, number),) * 2
+    for _ in range(depth):
+        for context in (width, 2048):
+            yield from (Layer("attention", width, width, number),) * 2
+            yield from (Layer("attention", width, context, number),) * 2
+        yield from (Layer("linear", 8 * width, width, number), Layer("linear", width, 4 * width, number))
+
+
+def _real_text(width: int, layers: int) -> PartShapes:
+    mlp = (Layer("linear", 4 * width, width), Layer("linear", width, 4 * width))
+    return PartShapes(((Layer("attention", width, width),) * 4 + mlp) * layers)
+
+
+#: Full-size SDXL.
 REAL_SDXL: Final[BaseShapes] = {
-    "unet": PartShapes(2_659_840, 722, conv_per_rank=355_840, conv_modules=38, extra_per_rank=58_560, extra_modules=28),
-    "te1": PartShapes(165_888, 72),
-    "te2": PartShapes(737_280, 192),
+    "unet": PartShapes(tuple(_real_unet())),
+    "te1": _real_text(768, 12),
+    "te2": _real_text(1280, 32),
 }
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """A LoRA's trained parameters and modules, by part."""
+    """A network's parameters, modules, trained parameters and tensors in its file, by part.
+
+    ``blocks`` are the UNet's blocks that have a module. ``exact``: it is no estimate.
+    """
 
     parameters: Mapping[str, int]
     modules: Mapping[str, int]
+    trained: Mapping[str, int]
+    tensors: Mapping[str, int]
+    blocks: frozenset[int] = frozenset()
+    exact: bool = True
 
     @property
     def total_parameters(self) -> int:
@@ -60,20 +131,77 @@ class NetworkSize:
 
     @property
     def total_modules(self) -> int:
-        """Over all parts; a file has three tensors for each."""
+        """Over all parts."""
         return sum(self.modules.values())
 
+    @property
+    def total_trained(self) -> int:
+        """Parameters that are trained, over all parts."""
+        return sum(self.trained.values())
 
-def network_size(shapes: BaseShapes, parts: Iterable[str], dim: int, conv_dim: int | None = None) -> NetworkSize:
-    """The LoRA of rank ``dim`` on ``parts`` (and of rank ``conv_dim`` on 3×3 convolutions, when given)."""
-    parameters, modules = {}, {}
-    for name in parts:
-        part = shapes[name]
-        parameters[name], modules[name] = part.per_rank * dim, part.modules
-        if conv_dim:
-            parameters[name] += part.conv_per_rank * conv_dim + part.extra_per_rank * dim
-            modules[name] += part.conv_modules + part.extra_modules
-    return NetworkSize(parameters, modules)
+    @property
+    def total_tensors(self) -> int:
+        """Tensors of the file, over all parts."""
+        return sum(self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Module:
+    """What stands beside one layer: parameters, how many of them are trained, tensors in the file (its alpha among them)."""
+
+    parameters: int
+    trained: int
+    tensors: int = 3
+
+
+#: Makes the module of a layer in a part, None where it gets none.
+Recipe = Callable[[str, Layer], Module | None]
+
+
+def network_size(
+    shapes: BaseShapes, parts: Iterable[str], recipe: int | Recipe, conv_dim: int | None = None, *, exact: bool = True
+) -> NetworkSize:
+    """The network on ``parts``; a number in place of the recipe is a LoRA of this rank (``conv_dim`` on 3×3 convolutions)."""
+    if isinstance(recipe, int):
+        recipe = lora(Blocks.of(dim=recipe, alpha=1, conv_dim=conv_dim), recipe)
+    made = {
+        part: [(layer.block, module) for layer in shapes[part].layers if (module := recipe(part, layer)) is not None]
+        for part in parts
+    }
+    return NetworkSize(
+        parameters={part: sum(module.parameters for _, module in found) for part, found in made.items()},
+        modules={part: len(found) for part, found in made.items()},
+        trained={part: sum(module.trained for _, module in found) for part, found in made.items()},
+        tensors={part: sum(module.tensors for _, module in found) for part, found in made.items()},
+        blocks=frozenset(block for block, _ in made.get("unet", ())),
+        exact=exact,
+    )
+
+
+def lora(blocks: Blocks, dim: int, *, up_only: bool = False) -> Recipe:
+    """LoRA and LoCon; ``up_only``: the down-projections are in the file without being trained (LoRA-FA)."""
+
+    def module(part: str, layer: Layer) -> Module | None:
+        sizes = (dim, 0.0) if part != "unet" else blocks.layer(layer.block, wide=layer.sort == "conv")
+        if sizes is None or (layer.sort == "extra" and blocks.conv_dims is None):
+            return None
+        rank = sizes[0]
+        return Module(rank * (layer.out + layer.into), rank * (layer.out if up_only else layer.out + layer.into))
+
+    return module
+
+
+def oft(blocks: int, *, conv: bool, linear: bool) -> Recipe:
+    """OFT: each layer's rows are turned in so many blocks, of (rows / blocks)² numbers."""
+    sorts = {"attention", *(("linear",) if linear else ()), *(("conv", "extra") if conv else ())}
+
+    def module(part: str, layer: Layer) -> Module | None:
+        if part != "unet" or layer.sort not in sorts:
+            return None
+        numbers = blocks * (layer.out // blocks) ** 2
+        return Module(numbers, numbers, tensors=2)
+
+    return module
 
 
 def read_base_shapes(path: Path) -> BaseShapes | None:
@@ -147,43 +275,66 @@ def _under(shapes: Shapes, prefix: str) -> Shapes:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def _part(linear: Iterable[tuple[int, ...]]) -> PartShapes:
-    sides = [shape[0] + shape[1] for shape in linear]
-    return PartShapes(sum(sides), len(sides))
-
-
 def _unet(shapes: Shapes) -> PartShapes:
-    """In either naming: Linear and 1×1 layers of the transformers; 3×3 convolutions of residual and resize blocks."""
-    attention = re.compile(r"(?:^|\.)(?:transformer_blocks\..*|proj_in|proj_out)\.weight$")
+    """In either naming: layers of the transformers; convolutions of residual and resize blocks, and layers beside them."""
+    transformer = re.compile(r"(?:^|\.)(?:transformer_blocks\..*|proj_in|proj_out)\.weight$")
+    attention = re.compile(r"\.attn[12]\.to_(?:q|k|v|out\.0)\.weight$")
     conv = re.compile(
         r"(?:in_layers\.2|out_layers\.3|conv1|conv2|op|samplers\.0\.conv|output_blocks\.\d+\.\d\.conv)\.weight$"
     )
     extra = re.compile(r"(?:emb_layers\.1|skip_connection|time_emb_proj|conv_shortcut)\.weight$")
-    linear = [s for n, s in shapes.items() if len(s) >= 2 and max(s[2:], default=1) == 1 and attention.search(n)]
-    main = _part(linear)
-    convs = [s for n, s in shapes.items() if len(s) == 4 and s[2:] == (3, 3) and conv.search(n)]
-    more = _part(s for n, s in shapes.items() if len(s) >= 2 and extra.search(n))
-    return PartShapes(
-        main.per_rank,
-        main.modules,
-        conv_per_rank=sum(9 * s[1] + s[0] for s in convs),
-        conv_modules=len(convs),
-        extra_per_rank=more.per_rank,
-        extra_modules=more.modules,
+    per_level = 1 + max(
+        (int(m[1]) for name in shapes if (m := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", name))), default=0
     )
+    layers: list[Layer] = []
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            continue
+        sort: Sort
+        if max(shape[2:], default=1) == 1 and transformer.search(name):
+            sort = "attention" if attention.search(name) else "linear"
+        elif shape[2:] == (3, 3) and conv.search(name):
+            sort = "conv"
+        elif extra.search(name):
+            sort = "extra"
+        else:
+            continue
+        layers.append(Layer(sort, shape[0], math.prod(shape[1:]), _block(name, per_level)))
+    return PartShapes(tuple(layers))
+
+
+def _block(name: str, per_level: int) -> int:
+    """The UNet's block of a layer, in either naming; a level of diffusers' has so many residual blocks on the way down."""
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.", name)
+    if match is not None:
+        level, number = int(match[2]), int(match[4])
+        if match[1] == "down":
+            return 2 + level * (per_level + 1) + (per_level if match[3] == "downsamplers" else number)
+        return 13 + level * (per_level + 1) + (per_level if match[3] == "upsamplers" else number)
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.", name):
+        return 11 if match[1] == "attentions" else 10 + 2 * int(match[2])
+    return block_of(name)
 
 
 def _text(shapes: Shapes, prefix: str) -> PartShapes:
     wanted = re.compile(prefix + r".*encoder\.layers\.\d+\." + _TEXT_LINEAR)
-    return _part(shape for name, shape in shapes.items() if wanted.search(name))
+    return PartShapes(
+        tuple(
+            Layer("attention" if "self_attn" in name else "linear", shape[0], shape[1])
+            for name, shape in shapes.items()
+            if wanted.search(name)
+        )
+    )
 
 
 def _open_clip(shapes: Shapes) -> PartShapes:
     """OpenCLIP keeps query, key and value in one tensor; the LoRA has a module for each."""
-    linear: list[tuple[int, ...]] = []
+    layers: list[Layer] = []
     for name, shape in shapes.items():
         if re.search(r"resblocks\.\d+\.attn\.in_proj_weight$", name):
-            linear += [(shape[0] // 3, shape[1])] * 3
-        elif re.search(r"resblocks\.\d+\.(?:attn\.out_proj|mlp\.c_fc|mlp\.c_proj)\.weight$", name):
-            linear.append(shape)
-    return _part(linear)
+            layers += [Layer("attention", shape[0] // 3, shape[1])] * 3
+        elif re.search(r"resblocks\.\d+\.attn\.out_proj\.weight$", name):
+            layers.append(Layer("attention", shape[0], shape[1]))
+        elif re.search(r"resblocks\.\d+\.mlp\.(?:c_fc|c_proj)\.weight$", name):
+            layers.append(Layer("linear", shape[0], shape[1]))
+    return PartShapes(tuple(layers))

@@ -157,9 +157,10 @@ def _marked(event: _Event, gone: set[tuple[str, int | None]]) -> Checkpoint:
 
 
 def _weights_bytes(network: NetworkSize, saving: Saving) -> int:
-    modules = network.total_modules
-    data = (network.total_parameters + modules) * saving.bytes_per_parameter  # and one alpha for each module
-    return data + 3 * modules * _HEADER_ENTRY + _METADATA
+    data = (
+        network.total_parameters + network.total_modules
+    ) * saving.bytes_per_parameter  # and an alpha for each module
+    return data + network.total_tensors * _HEADER_ENTRY + _METADATA
 
 
 def _state_bytes(network: NetworkSize, optimizer_type: str) -> int:
@@ -167,4 +168,5 @@ def _state_bytes(network: NetworkSize, optimizer_type: str) -> int:
     per_parameter = next((b for start, b in _OPTIMIZER_BYTES.items() if name.startswith(start)), _ADAM_BYTES)
     if name.endswith("8bit"):
         per_parameter = max(1, per_parameter // 4)
-    return network.total_parameters * (4 + per_parameter) + 2 * network.total_modules * _STATE_ENTRY
+    trained = network.total_trained * per_parameter
+    return network.total_parameters * 4 + trained + 2 * network.total_modules * _STATE_ENTRY

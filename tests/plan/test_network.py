@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorakit.errors import ModelFileError
-from lorakit.plan.network import REAL_SDXL, PartShapes, network_size, read_base_shapes
+from lorakit.plan.network import REAL_SDXL, BaseShapes, Layer, PartShapes, _block, network_size, read_base_shapes
+from lorakit.preset.blocks import block_of
+from lorakit.trainers.builtin.names import UnetStructure
 
 PARTS = ("unet", "te1", "te2")
 
@@ -91,7 +94,24 @@ def write_header(path: Path, shapes: dict[str, list[int]], *, data: bytes = b"")
 
 
 def test_header_of_the_real_sdxl_gives_the_known_numbers(tmp_path: Path) -> None:
-    assert read_base_shapes(write_header(tmp_path / "sdxl.safetensors", sdxl_shapes())) == REAL_SDXL
+    found = read_base_shapes(write_header(tmp_path / "sdxl.safetensors", sdxl_shapes()))
+    assert found is not None
+    assert layers(found) == layers(REAL_SDXL)
+    unet = REAL_SDXL["unet"]
+    assert (unet.per_rank, unet.modules) == (2_659_840, 722)
+    assert [(part.per_rank, part.modules) for part in (REAL_SDXL["te1"], REAL_SDXL["te2"])] == [
+        (165_888, 72),
+        (737_280, 192),
+    ]
+    conv, extra = unet.of("conv"), unet.of("extra")
+    assert (len(conv), sum(layer.out + layer.into for layer in conv)) == (38, 355_840)
+    assert (len(extra), sum(layer.out + layer.into for layer in extra)) == (28, 58_560)
+    blocks = Counter(layer.block for layer in unet.of("attention", "linear"))
+    assert blocks == {5: 22, 6: 22, 8: 102, 9: 102, 11: 102, 13: 102, 14: 102, 15: 102, 16: 22, 17: 22, 18: 22}
+
+
+def layers(shapes: BaseShapes) -> dict[str, Counter[Layer]]:
+    return {part: Counter(found.layers) for part, found in shapes.items()}
 
 
 def test_rank_32_of_everything_is_the_well_known_228_mb() -> None:
@@ -179,10 +199,32 @@ def test_diffusers_folder(tmp_path: Path) -> None:
         "time_embedding.linear_1.weight": [64, 8],
     }
     write_header(tmp_path / "unet/diffusion_pytorch_model.fp16.safetensors", shapes)
-    assert read_base_shapes(tmp_path) == {
-        "unet": PartShapes(
-            72, 2, conv_per_rank=9 * 8 + 16 + 9 * 16 + 16, conv_modules=2, extra_per_rank=80, extra_modules=1
-        ),
-        "te1": PartShapes(56, 2),
-        "te2": PartShapes(56, 2),
-    }
+    text = PartShapes((Layer("attention", 8, 8), Layer("linear", 32, 8)))
+    found = read_base_shapes(tmp_path)
+    assert found is not None
+    assert layers(found) == layers(
+        {
+            "unet": PartShapes(
+                (
+                    Layer("linear", 16, 16, 4), Layer("attention", 16, 24, 4), Layer("conv", 16, 72, 4),
+                    Layer("extra", 16, 64, 4), Layer("conv", 16, 144, 5),
+                )
+            ),
+            "te1": text,
+            "te2": text,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("down_blocks.0.resnets.1.conv1", 3), ("down_blocks.0.downsamplers.0.conv", 4), ("down_blocks.2.attentions.1.proj_in", 9),
+        ("mid_block.resnets.0.conv2", 10), ("mid_block.attentions.0.proj_in", 11), ("mid_block.resnets.1.conv2", 12),
+        ("up_blocks.0.attentions.0.proj_in", 13), ("up_blocks.0.upsamplers.0.conv", 15), ("up_blocks.2.resnets.2.conv1", 21),
+    ],
+)  # fmt: skip
+def test_blocks_of_diffusers_are_those_of_the_original(name: str, block: int) -> None:
+    assert _block(f"{name}.weight", 2) == block
+    structure = UnetStructure(2, (False, True, True))
+    assert block_of(structure.to_ldm(name)) == block

@@ -98,8 +98,8 @@ class NetworkOptions:
     @property
     def block_rates(self) -> tuple[float, ...] | None:
         """The factor on the UNet's rate for each block, None where the blocks share one rate."""
-        lists = [self._list(name) for name in RATE_COUNTS]
-        return factors(*lists, self.argument("block_lr_zero_threshold"))
+        down, mid, up = (self._list(name) for name in RATE_COUNTS)
+        return factors(down, mid, up, self.argument("block_lr_zero_threshold"))
 
     def _list(self, name: str) -> BlockList | None:
         text = dict(self.network_args).get(name)
