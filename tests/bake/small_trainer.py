@@ -45,7 +45,7 @@ def main() -> None:
         done = step
         if step == 2:
             fail(asked.fault, rank)
-        if protocol.stop_requested() and asked.fault != "deaf":
+        if protocol.stop_requested() and asked.fault not in {"deaf", "ignore-stop"}:
             reason = "stopped"
             break
     if rank == 0 and asked.fault != "no-result":
