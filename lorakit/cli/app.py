@@ -22,6 +22,7 @@ from lorakit.cli import (
     runs,
     sweeping,
     trainer,
+    weighing,
 )
 from lorakit.cli.options import EVERYWHERE
 
@@ -110,6 +111,7 @@ for function in (
     moving.import_run,
     sweeping.sweep,
     comparing.compare,
+    weighing.weights,
     doctor.doctor,
 ):
     app.command(cls=_Command, epilog=EVERYWHERE)(function)

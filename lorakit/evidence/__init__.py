@@ -1,0 +1,1 @@
+"""What a run shows: what its weights did, read with numpy alone."""
