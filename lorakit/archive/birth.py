@@ -14,14 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from lorakit.archive.run import Run
+from lorakit.archive.run import Run, born_at, list_runs
 from lorakit.atomic import claimed, crash_point, dump_json, fsync_dir, move
 from lorakit.errors import ArchiveError, DiskError, LorakitError
 
-__all__ = ["STAGING", "Birth", "birth", "flush_tree", "slug"]
+__all__ = ["STAGING", "Birth", "birth", "flush_tree", "moment_of_birth", "slug"]
 
 #: Folders being prepared begin with this; readers of the archive ignore them.
 STAGING: Final = ".birth-"
+
+#: Seconds that a clock may be set back without later runs sorting before earlier ones; more than that was a wrong clock.
+SET_BACK: Final = 7200.0
 
 _FIRST: Final = "abcdefghjkmnpqrstuvwxyz"  # no i, l, o: they look like digits
 _REST: Final = _FIRST + "23456789"
@@ -93,9 +96,31 @@ def birth(runs_dir: Path, name: str, *, now: float | None = None) -> Iterator[Bi
         raise
 
 
+def moment_of_birth(runs_dir: Path) -> float:
+    """Now, in unix seconds; when the clock was set back a little, just after the newest run: later runs stay later."""
+    now = time.time()
+    newest = born_at(newest_run(runs_dir))
+    return newest + 0.001 if now <= newest < now + SET_BACK else now
+
+
+def newest_run(runs_dir: Path) -> Run | None:
+    """The run that was born last, or None."""
+    runs = list_runs(runs_dir) if runs_dir.is_dir() else ()  # what else it may be is told by who writes there
+    return runs[-1] if runs else None
+
+
+def _minute(runs_dir: Path, now: float) -> str:
+    """The minute that an id begins with, in local time; not before the newest run's when the clock on the wall was put back."""
+    minute = time.strftime("%Y-%m-%d_%H%M", time.localtime(now))
+    newest = newest_run(runs_dir)
+    if newest is not None and newest.minute > minute and 0 <= now - born_at(newest) < SET_BACK:
+        return newest.minute
+    return minute
+
+
 def _claim(runs_dir: Path, name: str, now: float) -> tuple[Run, Path]:
     """An id whose short part no run has and nobody else is claiming: the exclusive mkdir decides every race."""
-    minute = time.strftime("%Y-%m-%d_%H%M", time.localtime(now))
+    minute = _minute(runs_dir, now)
     for _ in range(1000):
         short = secrets.choice(_FIRST) + "".join(secrets.choice(_REST) for _ in range(3))
         staging = runs_dir / f"{STAGING}{short}"

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lorakit.errors import ArchiveError
 
-__all__ = ["SCHEMA", "Attempt", "Run", "list_runs", "open_run", "read_record"]
+__all__ = ["SCHEMA", "Attempt", "Run", "born_at", "list_runs", "open_run", "read_record"]
 
 #: The version in every record that lorakit writes today.
 SCHEMA: Final = 1
@@ -259,12 +259,14 @@ def list_runs(runs_dir: Path) -> tuple[Run, ...]:
         raise ArchiveError(f"{runs_dir} cannot be read", why=error.strerror or str(error)) from error
     per_minute = Counter(name[:15] for name in names)
     runs = (Run(runs_dir / name) for name in names)
-    return tuple(sorted(runs, key=lambda run: (run.minute, _born(run) if per_minute[run.minute] > 1 else 0.0, run.id)))
+    return tuple(
+        sorted(runs, key=lambda run: (run.minute, born_at(run) if per_minute[run.minute] > 1 else 0.0, run.id))
+    )
 
 
-def _born(run: Run) -> float:
-    """Unix seconds of birth, to order runs of the same minute."""
-    request = read_record(run.request)
+def born_at(run: Run | None) -> float:
+    """Unix seconds of birth, to order runs of the same minute; 0 where no request tells."""
+    request = read_record(run.request) if run is not None else None
     value = request.get("time") if request else None
     return float(value) if isinstance(value, (int, float)) else 0.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit._version import __version__
-from lorakit.archive.birth import Birth, birth
+from lorakit.archive.birth import Birth, birth, moment_of_birth
 from lorakit.archive.hashing import FileHash, HashCache, hash_files
 from lorakit.archive.run import SCHEMA, Run
 from lorakit.bake.cache_keys import CacheSet, cache_sets, trainer_version
@@ -211,7 +211,7 @@ def _request(
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         user = str(os.getuid()) if hasattr(os, "getuid") else ""
-    now = time.time()
+    now = moment_of_birth(workspace.runs)
     return {
         "schema": SCHEMA,
         "name": resolved.preset.name,
