@@ -83,8 +83,8 @@ def _tags(datasets: Sequence[ScannedDataset]) -> dict[str, dict[str, int]]:
 
 def _buckets(dataset: ScannedDataset) -> dict[str, Any]:
     counts = dataset.bucket_counts()
-    images = [image for image in dataset.train for _ in range(image.repeats)]
-    errors = [abs(image.bucket[0] / image.bucket[1] - image.width / image.height) for image in images]
+    # Each image once, however often it is repeated, as sd-scripts counts.
+    errors = [abs(image.bucket[0] / image.bucket[1] - image.width / image.height) for image in dataset.train]
     return {
         "buckets": {
             str(index): {"resolution": list(bucket), "count": count}
