@@ -1,0 +1,85 @@
+"""Workspaces for tests of faults: a small trainer in the place of sd-scripts, a few pictures, a tiny base model."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lorakit.archive.run import Run
+from lorakit.bake.bake import bake
+from lorakit.preset.files import load_text
+from lorakit.workspace import Workspace
+from tests.archive.made import safetensors
+
+ROOT = Path(__file__).parents[2]
+QUICK = ROOT / "tests" / "bake" / "quick"
+
+PRESET = """\
+name = "steady"
+seed = 7
+[base]
+model = "base.safetensors"
+[dataset]
+path = "things"
+resolution = 64
+bucket_min = 64
+bucket_max = 128
+bucket_step = 32
+workers = 0
+[network]
+dim = 2
+[optim]
+type = "AdamW"
+unet_lr = 1e-3
+te_lr = 1e-3
+schedule = "constant"
+[length]
+steps = 12
+[precision]
+mixed = "no"
+[save]
+every_n_steps = 3
+state = true
+[trainer]
+kind = "sd-scripts"
+[launch]
+cpu = true
+threads = 1
+"""
+
+
+def place(root: Path) -> Workspace:
+    """A workspace whose sd-scripts is the soak's small trainer."""
+    import sys
+
+    checkout = root / "checkout"
+    checkout.mkdir(parents=True)
+    shutil.copy(ROOT / "benchmarks" / "soak_trainer.py", checkout / "sdxl_train_network.py")
+    pictures = root / "things" / "1_thing"
+    pictures.mkdir(parents=True)
+    for index in range(2):
+        Image.new("RGB", (64, 64), (100 * index, 90, 120)).save(pictures / f"{index}.png")
+        (pictures / f"{index}.txt").write_text(f"thing {index}", encoding="utf-8")
+    safetensors(root / "base.safetensors")
+    return Workspace(root, {"sd_scripts": {"path": str(checkout), "python": sys.executable}})
+
+
+def bake_steady(
+    workspace: Workspace, *overrides: str, on_update: Callable[[Run, Sequence[dict[str, Any]]], None] | None = None
+) -> Run:
+    """Bake the preset of these tests."""
+    resolved = load_text(PRESET, workspace.root / "steady.toml", overrides)
+    return bake(resolved, workspace, on_update=on_update)
+
+
+def value_after(steps: int) -> bytes:
+    """What the small trainer's weights hold after so many steps, none left out and none done twice."""
+    value = ""
+    for step in range(1, steps + 1):
+        value = hashlib.sha256(f"{value} {step}".encode()).hexdigest()
+    return value.encode()
