@@ -81,6 +81,8 @@ def _buckets_have_room(preset: Preset, _: TrainerKind) -> bool:
 def _bucket_limits_are_steps(preset: Preset, _: TrainerKind) -> bool | str:
     data = preset.dataset
     odd = [name for name in ("bucket_min", "bucket_max") if getattr(data, name) % data.bucket_step]
+    if data.bucket_min < data.bucket_step:
+        return False  # LK040
     return _buckets(data) and not data.bucket_no_upscale and ", ".join(odd)
 
 
@@ -121,6 +123,16 @@ def _bare_resolution_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
 )  # fmt: skip
 def _sizes_must_fit_without_buckets(preset: Preset, _: TrainerKind) -> bool:
     return _bare(preset.dataset) and not preset.dataset.bucket and not caches_latents(preset)
+
+
+@TABLE.error(
+    "LK040", "dataset.bucket_min", "the shortest bucket side is shorter than a step",
+    why="it is rounded down to a multiple of bucket_step, which is 0; the trainer stops at a division by zero",
+    todo="set dataset.bucket_min to dataset.bucket_step or more",
+)  # fmt: skip
+def _bucket_min_is_a_step(preset: Preset, _: TrainerKind) -> bool:
+    data = preset.dataset
+    return _buckets(data) and not data.bucket_no_upscale and data.bucket_min < data.bucket_step
 
 
 @TABLE.error(

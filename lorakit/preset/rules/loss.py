@@ -96,7 +96,7 @@ def _snr_weights_follow_the_schedule(preset: Preset, _: TrainerKind) -> bool | s
 
 @TABLE.error(
     "LK148", "loss.min_timestep", "no timestep is left between min_timestep and max_timestep",
-    why="min counts, max does not; the trainer would train on max alone, or stop where that is 1000",
+    why="min counts, max does not; the trainer would train on max alone",
     todo="set loss.min_timestep below loss.max_timestep",
 )  # fmt: skip
 def _timesteps_are_a_range(preset: Preset, _: TrainerKind) -> bool:

@@ -45,15 +45,6 @@ def _arguments_are_known(preset: Preset, _: TrainerKind) -> bool | str:
 
 
 @TABLE.error(
-    "LK161", "network.args", "an equals sign inside an argument's text",
-    why="the trainer splits key=value at every equals sign",
-    todo="find a spelling without one",
-)  # fmt: skip
-def _network_arguments_split_once(preset: Preset, _: TrainerKind) -> bool | str:
-    return ", ".join(name for name, value in _args(preset).items() if "=" in str(value))
-
-
-@TABLE.error(
     "LK162", "network.args", "an argument that has a key of its own",
     why="one thing is said in one place, where its value is checked",
     todo="use the key",
