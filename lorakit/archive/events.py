@@ -2,7 +2,7 @@
 
 A record is 8 bytes of payload length (little-endian), a masked CRC-32C of these, the payload, a masked CRC-32C of the
 payload. The payload is a protobuf Event: field 1 the time (double), 2 the step, 5 a Summary whose values (field 1) have a tag (1) and a
-simple_value (2, float32). A wrong CRC of a length ends what can be read; payloads are not checked.
+simple_value (2, float32). A wrong CRC of a length ends what can be read, one of a payload costs this record; both are counted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Final
 
 __all__ = ["EventFollower", "Scalar", "read_scalars"]
 
-#: No payload of scalars comes near this; images do, and are skipped.
+#: No payload comes near this: such a length is damage.
 _MAX_PAYLOAD: Final = 64 << 20
+#: No payload of scalars comes near this; images do, and hashing these in Python takes seconds.
+_CHECKED: Final = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,15 @@ def masked_crc(data: bytes) -> int:
 
 @dataclass
 class EventFollower:
-    """Reads the scalars that were added to one event file since the last call; remembers its place."""
+    """Reads the scalars that were added to one event file since the last call; remembers its place.
+
+    ``broken`` says that nothing more can be read; ``damaged`` counts the records that could not be, this place included.
+    """
 
     path: Path
     offset: int = 0
     broken: bool = field(default=False)
+    damaged: int = 0
 
     def poll(self) -> list[Scalar]:
         """New scalars, oldest first; an incomplete record at the end is read when it is complete."""
@@ -76,10 +82,15 @@ class EventFollower:
             length, crc = struct.unpack_from("<QI", data, at)
             if length > _MAX_PAYLOAD or masked_crc(data[at : at + 8]) != crc:
                 self.broken = True
+                self.damaged += 1
                 break
             if at + 16 + length > len(data):
                 break
-            found += _scalars(data[at + 12 : at + 12 + length])
+            payload = data[at + 12 : at + 12 + length]
+            if length <= _CHECKED and masked_crc(payload) != struct.unpack_from("<I", data, at + 12 + length)[0]:
+                self.damaged += 1
+            else:
+                found += _scalars(payload)
             at += 16 + length
         self.offset += at
         return found

@@ -7,52 +7,58 @@ It is a cache and nothing else: deleted, damaged, locked or not writable, it cos
 - A run that is not sealed, has not ended or has a damaged record is read anew each time.
 - A column of tags or notes first looks at the times of all these files, for people edit them in place.
 - A row that is handed out (:meth:`Index.states`) is held against the sizes and times of the records behind it.
+
+The file is never written to: it is read as it is, without locks, and changes are made in memory and replace it whole. So a reader has
+one state of it to the end, processes that use it at once cannot harm each other, a kill leaves the old one, and it works where
+a file system has no locks. Of two that replace it at once the last wins, and the other's news are read again the next time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
-import stat
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from lorakit._version import __version__
-from lorakit.archive.diagnose_log import Reason, Status
-from lorakit.archive.facts import RESULTS, Value, facts
-from lorakit.archive.records import RunState, state
-from lorakit.archive.run import RUN_ID, SCHEMA, Run
-from lorakit.errors import ArchiveError
+from lorakit.archive.facts import RESULTS, Value
+from lorakit.archive.records import RunState
+from lorakit.archive.rows import (
+    EDITED,
+    Entry,
+    check,
+    folder_time,
+    folder_times,
+    key_of,
+    read_run,
+    restored,
+    time_of,
+    unpacked,
+    written,
+)
+from lorakit.archive.run import SCHEMA, Run
 
 __all__ = ["Index", "index_path", "open_index"]
 
 #: Part of the file's name: another lorakit's layout is another file.
 _LAYOUT: Final = 1
-#: Seconds to wait for another process that writes to the index, before doing without.
-_PATIENCE: Final = 2.0
-#: A change less than this long ago could be followed by another within the same time stamp, so such a row is not trusted yet.
-_SETTLE_NS: Final = 2_000_000_000
-#: Files that people edit in place, by the key that shows them.
-_EDITED: Final = MappingProxyType({"tag": "tags.json", "note": "notes.md"})
 #: What an answer depends on besides the files: rows that another lorakit wrote are not read.
 _VERSION: Final = f"{__version__} {SCHEMA} {' '.join(item.name for item in fields(RunState))} {' '.join(RESULTS)}"
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS about (what TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE, signature INTEGER, tag INTEGER, note INTEGER, checked TEXT,
+    n INTEGER PRIMARY KEY, id TEXT UNIQUE, signature INTEGER, tag INTEGER, note INTEGER, checked TEXT,
     created REAL, row TEXT
 );
 CREATE TABLE IF NOT EXISTS keys (k INTEGER PRIMARY KEY, name TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS facts (k INTEGER, n INTEGER, value, PRIMARY KEY (k, n)) WITHOUT ROWID;
 """
-#: A run keeps its number when it is read again, and no number is ever used for another: a reader may hold on to them.
+#: A run keeps its number when it is read again.
 _PUT: Final = """
 INSERT INTO runs (id, signature, tag, note, checked, created, row) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
 SET signature = excluded.signature, tag = excluded.tag, note = excluded.note, checked = excluded.checked,
@@ -71,82 +77,44 @@ def open_index(runs_dir: Path, path: Path | None) -> Iterator[Index]:
 
     Raises ArchiveError when the archive itself cannot be read.
     """
-    index = _opened(runs_dir, path)
+    try:
+        index = Index(runs_dir, path, _read_only(path) if path is not None else _empty())
+    except (sqlite3.Error, UnicodeDecodeError):  # none yet, not readable, not an index (any more), another lorakit's
+        index = Index(runs_dir, path, _empty())
     try:
         yield index
     finally:
         index.close()
 
 
-def _opened(runs_dir: Path, path: Path | None) -> Index:
-    for last in (False, True) if path is not None else ():
-        assert path is not None
-        try:
-            return Index(runs_dir, _connect(path))
-        except sqlite3.OperationalError:  # not writable, locked for long, or a file system without locks
-            with contextlib.suppress(sqlite3.Error):
-                return Index(runs_dir, _copied(path))
-            break
-        except sqlite3.DatabaseError:  # not a database any more
-            with contextlib.suppress(OSError):
-                path.unlink()
-            if last:
-                break
-        except OSError:
-            break
-    memory = sqlite3.connect(":memory:", isolation_level=None)
-    memory.executescript(_TABLES)
-    return Index(runs_dir, memory)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+def _read_only(path: Path) -> sqlite3.Connection:
+    """The file as it is now. Raises sqlite3.Error when there is none that can be used."""
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
     try:
-        # It may be lost at any time, so nothing waits for the disk.
-        database.execute("PRAGMA synchronous=OFF")
-        if _version(database) != _VERSION:
-            database.execute("BEGIN IMMEDIATE")
-            for statement in _TABLES.split(";"):
-                database.execute(statement)
-            for table in ("runs", "facts"):
-                database.execute(f"DELETE FROM {table}")  # noqa: S608 (one of two words)
-            database.execute("INSERT OR REPLACE INTO about VALUES ('version', ?)", (_VERSION,))
-            database.execute("COMMIT")
+        found = database.execute("SELECT value FROM about WHERE what = 'version'").fetchone()
+        if found is None or found[0] != _VERSION:
+            raise sqlite3.DatabaseError("written by another lorakit")  # noqa: TRY301
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _version(database: sqlite3.Connection) -> str | None:
-    if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'facts'").fetchone()[0]:
-        return None
-    found = database.execute("SELECT value FROM about WHERE what = 'version'").fetchone()
-    return str(found[0]) if found else None
-
-
-def _copied(path: Path) -> sqlite3.Connection:
-    """An index that can be read but not written, as a copy in memory. Raises sqlite3.Error."""
-    uri = f"{path.absolute().as_uri()}?mode=ro&nolock=1"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as source:
-        if _version(source) != _VERSION:
-            raise sqlite3.DatabaseError("written by another lorakit")
-        return _in_memory(source)
-
-
-def _in_memory(source: sqlite3.Connection) -> sqlite3.Connection:
+def _empty() -> sqlite3.Connection:
     memory = sqlite3.connect(":memory:", isolation_level=None)
-    source.backup(memory)
+    memory.executescript(_TABLES)
+    memory.execute("INSERT INTO about VALUES ('version', ?)", (_VERSION,))
     return memory
 
 
 class Index:
     """An index that was brought up to date when it was made. Runs have numbers; :attr:`numbers` are those of all, oldest first."""
 
-    def __init__(self, runs_dir: Path, database: sqlite3.Connection) -> None:
+    def __init__(self, runs_dir: Path, path: Path | None, database: sqlite3.Connection) -> None:
         self._runs_dir = runs_dir
+        self._path = path
         self._database = database
+        self._in_memory = False
         self._names: dict[int, str] = {}
         self._columns: dict[str, dict[int, Value]] = {}
         try:
@@ -165,17 +133,15 @@ class Index:
 
     def known_keys(self) -> tuple[str, ...]:
         """Every key that any run has had a value for."""
-        return tuple(name for (name,) in self._database.execute("SELECT name FROM keys ORDER BY name"))
+        return tuple(name for (name,) in self._query("SELECT name FROM keys ORDER BY name"))
 
     def column(self, key: str) -> Mapping[int, Value]:
         """The value of a key for each run that has one."""
         if key not in self._columns:
-            if key in _EDITED:
+            if key in EDITED:
                 self._look_at_edited(key)
             query = "SELECT n, value FROM facts WHERE k = (SELECT k FROM keys WHERE name = ?)"
-            self._columns[key] = {
-                number: _read(value) for number, value in self._database.execute(query, (key,)) if number in self._names
-            }
+            self._columns[key] = {n: restored(value) for n, value in self._query(query, (key,)) if n in self._names}
         return self._columns[key]
 
     def states(self, numbers: Sequence[int]) -> list[RunState]:
@@ -184,53 +150,64 @@ class Index:
         for start in range(0, len(numbers), 500):
             part = tuple(numbers[start : start + 500])
             query = f"SELECT n, checked, row FROM runs WHERE n IN ({','.join('?' * len(part))})"  # noqa: S608 (question marks)
-            found |= {number: (checked, row) for number, checked, row in self._database.execute(query, part)}
-        states = []
+            found |= {number: (checked, row) for number, checked, row in self._query(query, part)}
+        states = {}
         for number in numbers:
             run = self.run(number)
             checked, row = found.get(number, ("", ""))
-            known = _unpacked(run, row) if checked else None
-            if known is None or checked != _check(run, known.attempt):
-                known = self._read_again(run)
-            if known is not None:
-                states.append(known)
-        return states
+            known = unpacked(run, row) if checked else None
+            if known is not None and checked == check(run, known.attempt):
+                states[number] = known
+        states |= self._read_again(number for number in numbers if number not in states)
+        return [states[number] for number in numbers if number in states]
+
+    def _query(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query; where the file has gone bad meanwhile, of an index in memory made from the folders."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            self._database.close()
+            self._database, self._in_memory = _empty(), True
+            numbers = {key_of(name): number for number, name in self._names.items()}
+            entries = {name: read_run(self.run(number), 0) for number, name in self._names.items()}
+            _write(self._database, {name: entry for name, entry in entries.items() if entry}, (), numbers)
+            return self._database.execute(query, values).fetchall()
 
     def _look_at_edited(self, key: str) -> None:
         """Read again the runs whose file of this key is not the one that was read."""
-        query = f"SELECT n, {key} FROM runs"  # noqa: S608 (a key of _EDITED)
-        changed: dict[str, _Entry] = {}
-        for number, before in self._database.execute(query):
-            name = self._names.get(number)
-            if name is not None and before != _time_of(f"{self._runs_dir}/{name}/{_EDITED[key]}"):
-                run = Run(self._runs_dir / name)
-                signature = _folder_time(run.path)
-                entry = _entry(run, signature)
-                if entry is not None:
-                    changed[name] = entry
-        if changed:
-            self._store(changed, ())
+        query = f"SELECT n, {key} FROM runs"  # noqa: S608 (a key of EDITED)
+        self._read_again(
+            number
+            for number, before in self._query(query)
+            if number in self._names and before != time_of(f"{self._runs_dir}/{self._names[number]}/{EDITED[key]}")
+        )
 
-    def _read_again(self, run: Run) -> RunState | None:
-        """Read a run whose row turned out to be older than its records."""
-        entry = _entry(run, _folder_time(run.path))
-        if entry is not None:
-            self._store({run.id: entry}, ())
+    def _read_again(self, numbers: Iterable[int]) -> dict[int, RunState]:
+        """Read runs whose rows turned out to be older than their records."""
+        runs = {number: self.run(number) for number in numbers}
+        entries = {number: read_run(run, folder_time(run.path)) for number, run in runs.items()}
+        found = {number: entry for number, entry in entries.items() if entry is not None}
+        if found:
+            self._store({runs[number].id: entry for number, entry in found.items()}, ())
             self._columns.clear()
-        return entry.state if entry is not None else None
+        return {number: entry.state for number, entry in found.items()}
 
     def _refresh(self) -> tuple[int, ...]:
         query = "SELECT id, n, signature, created FROM runs"
-        known = {key: (number, signature, created) for key, number, signature, created in self._database.execute(query)}
-        signatures = _signatures(self._runs_dir)
-        names = {_key(name): name for name in signatures}
+        known = {
+            key: (number, signature, created)
+            for key, number, signature, created in self._database.execute(query)
+            if isinstance(created, float)  # a damaged file can hold anything
+        }
+        signatures = folder_times(self._runs_dir)
+        names = {key_of(name): name for name in signatures}
         created = {}
-        entries: dict[str, _Entry] = {}
+        entries: dict[str, Entry] = {}
         for key, name in names.items():
             now = signatures[name]
             if key in known and now and known[key][1] == now:
                 created[name] = known[key][2]
-            elif (entry := _entry(Run(self._runs_dir / name), now)) is not None:
+            elif (entry := read_run(Run(self._runs_dir / name), now)) is not None:
                 entries[name] = entry
                 created[name] = entry.created
         gone = [key for key in known if key not in names or names[key] not in created]
@@ -238,28 +215,59 @@ class Index:
         if entries or gone:
             numbers = self._store(entries, gone)
         ordered = sorted(created, key=lambda name: (name[:15], created[name], name))
-        self._names = {numbers[_key(name)]: name for name in ordered}
+        self._names = {numbers[key_of(name)]: name for name in ordered}
         return tuple(self._names)
 
-    def _store(self, entries: Mapping[str, _Entry], gone: Collection[str]) -> dict[str, int]:
-        """Write what is new and give the numbers of all; where the file does not take it, into a copy in memory."""
-        try:
-            return _write(self._database, entries, gone)
-        except sqlite3.OperationalError:
-            memory = _in_memory(self._database)
+    def _store(self, entries: Mapping[str, Entry], gone: Collection[str]) -> dict[str, int]:
+        """Take in what is new and give the numbers of all; the file is replaced when there is news worth remembering."""
+        if not self._in_memory:
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            self._database.backup(memory)
             self._database.close()
-            self._database = memory
-            return _write(memory, entries, gone)
+            self._database, self._in_memory = memory, True
+        numbers = _write(self._database, entries, gone)
+        if self._path is not None and (gone or any(entry.signature for entry in entries.values())):
+            _save(self._database, self._path)
+        return numbers
 
 
-def _write(database: sqlite3.Connection, entries: Mapping[str, _Entry], gone: Collection[str]) -> dict[str, int]:
-    database.execute("BEGIN IMMEDIATE")
+def _save(database: sqlite3.Connection, path: Path) -> None:
+    """Replace the file, or leave it as it is where it cannot be written: it is only a cache."""
+    from lorakit.atomic import crash_point, temp_beside
+
+    temp = temp_beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(temp, isolation_level=None)) as file:
+            # Nothing but this process knows the temporary, and it may be lost at any time.
+            file.execute("PRAGMA journal_mode=OFF")
+            file.execute("PRAGMA synchronous=OFF")
+            database.backup(file)
+        crash_point("index:written")
+        os.replace(temp, path)
+        crash_point("index:replaced")
+    except (OSError, sqlite3.Error):
+        return
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+
+
+def _write(
+    database: sqlite3.Connection,
+    entries: Mapping[str, Entry],
+    gone: Collection[str],
+    numbers: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, int]:
+    """Write rows and give the numbers of all runs; ``numbers`` are those that runs of an empty index shall have."""
+    database.execute("BEGIN")
+    try:
+        database.executemany("INSERT INTO runs (id, n) VALUES (?, ?)", numbers.items())
         before: dict[str, int] = dict(database.execute("SELECT id, n FROM runs"))
         database.executemany(
             _PUT,
             (
-                (_key(name), item.signature, *item.edited, item.checked, item.created, item.row)
+                (key_of(name), item.signature, *item.edited, item.checked, item.created, item.row)
                 for name, item in entries.items()
             ),
         )
@@ -268,8 +276,8 @@ def _write(database: sqlite3.Connection, entries: Mapping[str, _Entry], gone: Co
         new = {key for item in entries.values() for key in item.facts} - known
         database.executemany("INSERT INTO keys (name) VALUES (?)", ((key,) for key in sorted(new)))
         keys: dict[str, int] = dict(database.execute("SELECT name, k FROM keys"))
-        numbers: dict[str, int] = dict(database.execute("SELECT id, n FROM runs"))
-        outdated = [before[key] for key in (*gone, *map(_key, entries)) if key in before]
+        after: dict[str, int] = dict(database.execute("SELECT id, n FROM runs"))
+        outdated = [before[key] for key in (*gone, *map(key_of, entries)) if key in before]
         # By key and number: the table is not ordered by run.
         database.executemany(
             "DELETE FROM facts WHERE k = ? AND n = ?", ((k, number) for k in keys.values() for number in outdated)
@@ -277,7 +285,7 @@ def _write(database: sqlite3.Connection, entries: Mapping[str, _Entry], gone: Co
         database.executemany(
             "INSERT INTO facts VALUES (?, ?, ?)",
             (
-                (keys[key], numbers[_key(name)], _written(value))
+                (keys[key], after[key_of(name)], written(value))
                 for name, item in entries.items()
                 for key, value in item.facts.items()
             ),
@@ -287,135 +295,4 @@ def _write(database: sqlite3.Connection, entries: Mapping[str, _Entry], gone: Co
         with contextlib.suppress(sqlite3.Error):
             database.execute("ROLLBACK")
         raise
-    return numbers
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What is remembered of a run; ``signature`` is 0 for one that has to be looked at each time."""
-
-    state: RunState
-    signature: int
-    edited: tuple[int, ...]
-    checked: str
-    created: float
-    row: str
-    facts: Mapping[str, Value]
-
-
-def _entry(run: Run, signature: int) -> _Entry | None:
-    """Read a run's folder; None when it is gone."""
-    attempt = run.last_attempt.number
-    checked = _check(run, attempt)  # before reading: what changes meanwhile is noticed the next time
-    edited = tuple(_time_of(f"{run.path}/{name}") for name in _EDITED.values())
-    found = state(run)
-    values = facts(run, found)
-    if not run.path.is_dir():
-        return None
-    settled = found.sealed and found.is_final and not found.problems
-    return _Entry(
-        state=found,
-        signature=signature if settled else 0,
-        edited=tuple(0 if _is_fresh(changed) else changed for changed in edited),
-        checked=checked if found.attempt == attempt else "",
-        created=found.created or 0.0,
-        row=json.dumps(found.to_json() | {"path": ""}),
-        facts=values,
-    )
-
-
-def _unpacked(run: Run, row: str) -> RunState | None:
-    """The state that a row holds; None when the row makes no sense."""
-    try:
-        held = json.loads(row)
-        values = {item.name: held[item.name] for item in fields(RunState) if item.name != "run"}
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return RunState(**values | {"run": run, "status": Status(values["status"]), "reason": Reason(values["reason"])})
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _signatures(runs_dir: Path) -> dict[str, int]:
-    """Every run folder's name with its time as one number; 0 when it is too fresh to be trusted."""
-    found: dict[str, int] = {}
-    newest = time.time_ns() - _SETTLE_NS
-    try:
-        handle = os.open(runs_dir, os.O_RDONLY)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ArchiveError(f"{runs_dir} cannot be read", why=error.strerror or str(error)) from error
-    try:
-        for name in os.listdir(handle):
-            if RUN_ID.fullmatch(name) is None:
-                continue
-            try:
-                now = os.stat(name, dir_fd=handle)
-            except OSError:  # gone meanwhile
-                continue
-            if stat.S_ISDIR(now.st_mode):
-                found[name] = 0 if now.st_mtime_ns > newest else hash((now.st_mtime_ns, now.st_ino)) or 1
-    finally:
-        os.close(handle)
-    return found
-
-
-def _folder_time(path: Path) -> int:
-    try:
-        now = os.stat(path)
-    except OSError:
-        return 0
-    return 0 if _is_fresh(now.st_mtime_ns) else hash((now.st_mtime_ns, now.st_ino)) or 1
-
-
-def _is_fresh(changed: int) -> bool:
-    return changed > time.time_ns() - _SETTLE_NS
-
-
-def _time_of(path: str) -> int:
-    """When a file was changed, in nanoseconds; -1 where there is none."""
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return -1
-
-
-def _check(run: Run, attempt: int) -> str:
-    """Sizes and times of the records that a row was made from."""
-    base, folder = str(run.path), str(run.attempt(attempt).path)
-    records = [f"{base}/{name}" for name in ("attempts", "request.json", "preset.toml", *_EDITED.values())]
-    parts = []
-    for path in (*records, f"{folder}/started.json", f"{folder}/ended.json"):
-        try:
-            now = os.stat(path)
-            parts.append(f"{now.st_mtime_ns}.{now.st_size}")
-        except OSError:
-            parts.append("-")
-    return " ".join(parts)
-
-
-def _key(name: str) -> str:
-    """A folder's name as SQLite can hold it: one that is no text is spelled out."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _written(value: Value) -> float | str:
-    """A value as SQLite holds it: numbers as they are, texts and the rest with a letter before that tells them apart."""
-    if isinstance(value, bool):
-        return f"b{int(value)}"
-    if isinstance(value, int):
-        return value if abs(value) < 1 << 62 else float(value)
-    if isinstance(value, float):
-        return value
-    if isinstance(value, list):
-        return f"l{json.dumps(value)}"
-    return f"t{value.encode('utf-8', 'backslashreplace').decode('utf-8')}"
-
-
-def _read(value: float | str) -> Value:
-    if isinstance(value, str):
-        if value[0] == "t":
-            return value[1:]
-        found: list[str] = json.loads(value[1:]) if value[0] == "l" else []
-        return found if value[0] == "l" else value == "b1"
-    return value
+    return after

@@ -182,7 +182,7 @@ class _Parser:
     def all_of(self, depth: int) -> Node:
         parts = [self.negated(depth)]
         while not self.at_end() and not self.peek(")"):
-            if not self.keyword("and") and self.word().lower() == "or":
+            if not self.keyword("and") and (self.word().lower() == "or" or self.peek("|")):
                 break
             parts.append(self.negated(depth))
         return parts[0] if len(parts) == 1 else And(tuple(parts))

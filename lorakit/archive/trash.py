@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from lorakit.archive.diagnose_log import Status
-from lorakit.archive.records import is_alive, state
+from lorakit.archive.records import is_alive, require_writable, state
 from lorakit.archive.run import Run, list_runs
-from lorakit.archive.words import refuse_newer
 from lorakit.atomic import TEMP_MARK, move, remove_tree
 from lorakit.errors import ArchiveError, DiskError
 
@@ -30,7 +29,7 @@ def remove(run: Run, *, force: bool = False) -> Run:
 
     Raises ArchiveError when it is running, was written by a newer lorakit, or may be running on another machine (unless ``force``).
     """
-    refuse_newer(run)
+    require_writable(run)
     _refuse_running(run, force=force)
     target = Run(trash_of(run.path.parent) / run.id)
     _rename(run.path, target.path)

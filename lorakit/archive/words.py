@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from lorakit.archive.run import SCHEMA, Run, read_record
+from lorakit.archive.records import require_writable
+from lorakit.archive.run import Run, read_record
 from lorakit.atomic import write_json, write_text
 from lorakit.errors import ArchiveError, DiskError, UsageError
 
@@ -17,10 +18,8 @@ __all__ = [
     "add_note",
     "change_tags",
     "check_tag",
-    "newer_schema",
     "read_note",
     "read_tags",
-    "refuse_newer",
     "replace_note",
 ]
 
@@ -91,26 +90,6 @@ def replace_note(run: Run, text: str) -> str:
         return _put(run, text)
 
 
-def newer_schema(run: Run) -> int | None:
-    """The schema of a run that a newer lorakit wrote; None when this one knows it."""
-    for path in (run.request, run.last_attempt.started, run.last_attempt.ended):
-        schema: Any = (read_record(path) or {}).get("schema")
-        if isinstance(schema, int) and schema > SCHEMA:
-            return schema
-    return None
-
-
-def refuse_newer(run: Run) -> None:
-    """Raise ArchiveError for a run that a newer lorakit wrote: it is shown, and never changed."""
-    schema = newer_schema(run)
-    if schema is not None:
-        raise ArchiveError(
-            f"{run.id} is left as it is",
-            why=f"a newer lorakit wrote it (schema {schema}, this one knows {SCHEMA})",
-            todo="pip install --upgrade lorakit; showing, listing and exporting it work meanwhile",
-        )
-
-
 def _put(run: Run, text: str) -> str:
     if len(text) > _LONGEST:
         raise UsageError(f"the note would have {len(text)} characters", todo=f"keep it under {_LONGEST:,}")
@@ -121,7 +100,7 @@ def _put(run: Run, text: str) -> str:
 @contextlib.contextmanager
 def _changing(run: Run) -> Iterator[None]:
     """Hold a run while its words are read and written again, where the file system has locks; elsewhere the last one wins."""
-    refuse_newer(run)
+    require_writable(run)
     try:
         with _locked(run.path):
             yield

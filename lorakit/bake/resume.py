@@ -176,6 +176,7 @@ def _staged(attempt: Attempt) -> Iterator[Path]:
             yield staging
             flush_tree(staging)
             move(staging, attempt.path)
+            os.utime(attempt.path.parents[1])  # the index looks at the run folder's time
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -185,7 +185,7 @@ def _print(
         screen.put(out, _table(index, shown, states, keys, width))
     else:
         screen.put(out, run_screens.listing(states, now=time.time(), width=width))
-    if any(_is_newer(state) for state in states):
+    if any(state.read_only for state in states):
         out.print(
             screen.text(("some were written by a newer lorakit: shown as far as understood, never changed", "look"))
         )
@@ -194,10 +194,6 @@ def _print(
         out.print(screen.text((f"{told}: lorakit ls --all", "same")))
     elif asked:
         out.print(screen.text((f"{len(numbers)} of {screen.count(len(index.numbers), 'run')}", "same")))
-
-
-def _is_newer(state: RunState) -> bool:
-    return any("newer lorakit" in problem for problem in state.problems)
 
 
 def _table(
