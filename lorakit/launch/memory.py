@@ -47,7 +47,7 @@ def resident(groups: Iterable[int]) -> dict[int, int]:
             group, pages = int(fields[2]), int(fields[21])
         except (OSError, ValueError, IndexError):  # gone meanwhile
             continue
-        if group in wanted:
+        if group in wanted and pages:  # a zombie has none
             sums[group] = sums.get(group, 0) + pages * page
     return sums
 

@@ -31,6 +31,8 @@ def main() -> None:
     if asked.fault == "no-data":
         print("No data found. Please verify arguments (train_data_dir must be the parent of folders with images)")
         return
+    if asked.fault == "environment":
+        print(json.dumps(dict(os.environ)))
     if asked.fault == "cuda-start":
         fail("cuda", rank)
     writer.write(

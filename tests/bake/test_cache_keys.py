@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from lorakit._version import __version__
+from lorakit.archive.hashing import HashCache, hash_files
 from lorakit.bake.cache_keys import CacheSet, cache_sets, found_caches
 from lorakit.bake.cache_store import cache_root
 from lorakit.bake.checks import model_files
@@ -116,6 +120,19 @@ def test_what_is_there_is_found(workspace: Workspace) -> None:
     in_memory = load_preset(workspace.presets / "small.toml").preset
     assert found_caches(in_memory, numbers, workspace) == ()
     assert not cache_root(workspace).exists()
+    assert (latents.key, text.key) == ("", "")  # nobody has read the model yet
+    hashes = HashCache(workspace.private / "hashes.sqlite")
+    model = workspace.root / "models" / "tiny.safetensors"
+    os.utime(model, (1e9, 1e9))
+    hash_files([model], cache=hashes)
+    wanted = sets(workspace, version=__version__)[0]
+    latents, _ = found_caches(preset, numbers, workspace)
+    assert (latents.key, latents.found) == (wanted.key, 0)
+    for number, name in enumerate(sorted(wanted.files)):
+        path = wanted.folder(cache_root(workspace)) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, latents=np.zeros(number))
+    assert found_caches(preset, numbers, workspace)[0].found == 4
 
 
 def test_pictures_outside_of_their_folder_are_refused(workspace: Workspace) -> None:

@@ -218,22 +218,6 @@ def test_one_failing_rank_ends_the_run_and_is_named(tmp_path: Path) -> None:
         assert left_over(run) == ()
 
 
-def test_a_busy_port_is_replaced(tmp_path: Path) -> None:
-    import socket
-
-    run = make_run(tmp_path, processes=2)
-    port = json.loads(run.command_json.read_text())["shape"]["port"]
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", port))
-        server.listen()
-        bake(run)
-    found = state(run)
-    assert found.status is Status.OK, found.message
-    argv = json.loads(run.attempt(1).started.read_text())["argv"]
-    assert argv[argv.index("--main_process_port") + 1] != str(port)
-    assert (run.attempt(1).ranks / "exit-1.json").is_file()
-
-
 WATCHER = """
 import sys
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lorakit.archive.run import Run
 from lorakit.bake.bake import bake
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace
-from tests.archive.made import safetensors
+from tests.bench_models import bench_checkpoint
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "tests" / "bake" / "quick"
@@ -55,8 +56,6 @@ threads = 1
 
 def place(root: Path) -> Workspace:
     """A workspace whose sd-scripts is the soak's small trainer."""
-    import sys
-
     checkout = root / "checkout"
     checkout.mkdir(parents=True)
     shutil.copy(ROOT / "benchmarks" / "soak_trainer.py", checkout / "sdxl_train_network.py")
@@ -65,7 +64,7 @@ def place(root: Path) -> Workspace:
     for index in range(2):
         Image.new("RGB", (64, 64), (100 * index, 90, 120)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text(f"thing {index}", encoding="utf-8")
-    safetensors(root / "base.safetensors")
+    shutil.copy(bench_checkpoint(), root / "base.safetensors")
     return Workspace(root, {"sd_scripts": {"path": str(checkout), "python": sys.executable}})
 
 
