@@ -52,6 +52,10 @@ def install(
     adopt: Annotated[
         str, typer.Option("--adopt", metavar="DIR", help="Use this checkout, with the interpreter given by --python.")
     ] = "",
+    extras: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME", help="A package on request: lycoris. May be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Install the pinned sd-scripts, or adopt a checkout that is there.
@@ -67,8 +71,8 @@ def install(
         raise UsageError(
             "--adopt needs --python", todo="lorakit trainer install --adopt DIR --python DIR/.venv/bin/python"
         )
-    if adopt and (source or torch != "auto"):
-        raise UsageError("--adopt installs nothing", why="--source and --torch have no meaning beside it")
+    if adopt and (source or torch != "auto" or extras):
+        raise UsageError("--adopt installs nothing", why="--source, --torch and --with have no meaning beside it")
     out = screen.console(err=as_json)
     with _Watcher(out) as watcher:
         if adopt:
@@ -77,7 +81,13 @@ def install(
             )
         else:
             receipt = installation.install(
-                place, watcher, source=source, python=python, torch=_build(torch), tokenizer_source=words
+                place,
+                watcher,
+                source=source,
+                python=python,
+                torch=_build(torch),
+                tokenizer_source=words,
+                extras=extras or (),
             )
     if as_json:
         screen.print_json(receipt.to_json())

@@ -14,7 +14,16 @@ from typing import Final, Literal
 from lorakit.errors import ModelFileError
 from lorakit.preset.blocks import Blocks, block_of
 
-__all__ = ["REAL_SDXL", "BaseShapes", "Layer", "NetworkSize", "PartShapes", "network_size", "read_base_shapes"]
+__all__ = [
+    "REAL_SDXL",
+    "BaseShapes",
+    "Layer",
+    "NetworkSize",
+    "PartShapes",
+    "network_size",
+    "read_base_shapes",
+    "sdxl_shapes",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,53 +70,57 @@ class PartShapes:
 BaseShapes = Mapping[str, PartShapes]
 
 
-def _real_unet() -> Iterator[Layer]:
-    """The UNet of the full-size SDXL, by its public layout."""
-    inputs = [
-        (1, 320, 320, 0),
-        (2, 320, 320, 0),
-        (4, 320, 640, 2),
-        (5, 640, 640, 2),
-        (7, 640, 1280, 10),
-        (8, 1280, 1280, 10),
-    ]
-    outputs = [(2560, 1280, 10), (2560, 1280, 10), (1920, 1280, 10), (1920, 640, 2), (1280, 640, 2), (960, 640, 2)]
-    outputs += [(960, 320, 0), (640, 320, 0), (640, 320, 0)]
-    blocks = [(number + 1, into, out, depth) for number, into, out, depth in inputs]
-    blocks += [(10, 1280, 1280, 0), (12, 1280, 1280, 0)]
-    blocks += [(number, into, out, depth) for number, (into, out, depth) in enumerate(outputs, 13)]
-    for number, into, out, depth in blocks:
-        yield from (Layer("conv", out, 9 * into, number), Layer("conv", out, 9 * out, number))
-        yield Layer("extra", out, 1280, number)
+def sdxl_shapes(width: int, te1: tuple[int, int], te2: tuple[int, int]) -> BaseShapes:
+    """The shapes of a model with SDXL's layout: the UNet's first width, width and layers of the text encoders."""
+    return {
+        "unet": PartShapes(tuple(_unet_layers(width, te1[0] + te2[0]))),
+        "te1": _text_layers(*te1),
+        "te2": _text_layers(*te2),
+    }
+
+
+#: Down and up through the UNet: block, inputs and outputs of its residual block in units of the first width, transformer depth.
+_RESIDUALS: Final = (
+    (2, 1, 1, 0), (3, 1, 1, 0), (5, 1, 2, 2), (6, 2, 2, 2), (8, 2, 4, 10), (9, 4, 4, 10), (10, 4, 4, 0), (12, 4, 4, 0),
+    (13, 8, 4, 10), (14, 8, 4, 10), (15, 6, 4, 10), (16, 6, 2, 2), (17, 4, 2, 2), (18, 3, 2, 2), (19, 3, 1, 0), (20, 2, 1, 0),
+    (21, 2, 1, 0),
+)  # fmt: skip
+#: Blocks that change the size, and their widths in the same units.
+_RESIZES: Final = ((4, 1), (7, 2), (15, 4), (18, 2))
+
+
+def _unet_layers(width: int, context: int) -> Iterator[Layer]:
+    for block, into, out, depth in _RESIDUALS:
+        yield from (
+            Layer("conv", out * width, 9 * into * width, block),
+            Layer("conv", out * width, 9 * out * width, block),
+        )
+        yield Layer("extra", out * width, 4 * width, block)
         if into != out:
-            yield Layer("extra", out, into, number)
-        yield from _real_transformer(number, out, depth)
-    yield from _real_transformer(11, 1280, 10)
-    for number, width in ((4, 320), (7, 640), (15, 1280), (18, 640)):
-        yield Layer("conv", width, 9 * width, number)
+            yield Layer("extra", out * width, into * width, block)
+        yield from _transformer_layers(block, out * width, depth, context)
+    yield from _transformer_layers(11, 4 * width, 10, context)
+    for block, wide in _RESIZES:
+        yield Layer("conv", wide * width, 9 * wide * width, block)
 
 
-def _real_transformer(number: int, width: int, depth: int) -> Iterator[Layer]:
+def _transformer_layers(block: int, width: int, depth: int, context: int) -> Iterator[Layer]:
     if depth:
-        yield from (Layer("linear", width, width, number),) * 2
+        yield from (Layer("linear", width, width, block),) * 2
     for _ in range(depth):
-        for context in (width, 2048):
-            yield from (Layer("attention", width, width, number),) * 2
-            yield from (Layer("attention", width, context, number),) * 2
-        yield from (Layer("linear", 8 * width, width, number), Layer("linear", width, 4 * width, number))
+        for source in (width, context):
+            yield from (Layer("attention", width, width, block),) * 2
+            yield from (Layer("attention", width, source, block),) * 2
+        yield from (Layer("linear", 8 * width, width, block), Layer("linear", width, 4 * width, block))
 
 
-def _real_text(width: int, layers: int) -> PartShapes:
+def _text_layers(width: int, layers: int) -> PartShapes:
     mlp = (Layer("linear", 4 * width, width), Layer("linear", width, 4 * width))
     return PartShapes(((Layer("attention", width, width),) * 4 + mlp) * layers)
 
 
 #: Full-size SDXL.
-REAL_SDXL: Final[BaseShapes] = {
-    "unet": PartShapes(tuple(_real_unet())),
-    "te1": _real_text(768, 12),
-    "te2": _real_text(1280, 32),
-}
+REAL_SDXL: Final[BaseShapes] = sdxl_shapes(320, (768, 12), (1280, 32))
 
 
 @dataclass(frozen=True)

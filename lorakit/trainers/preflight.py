@@ -15,6 +15,7 @@ from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.extra import check_extra, typed_key
 from lorakit.trainers.file_rules import check_files
 from lorakit.trainers.render import RenderPaths, render
+from lorakit.trainers.sd_scripts.extras import check_extras
 from lorakit.trainers.sd_scripts.installed import check_installed
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def preflight(preset: Preset, workspace: Workspace | None, kind: TrainerKind) ->
         found += check_files(preset, workspace)
     if kind == "sd-scripts" and workspace is not None and not any(finding.code in _UNSPEAKABLE for finding in found):
         found += check_installed(preset, workspace)
+    if kind == "sd-scripts" and workspace is not None:
+        found += check_extras(preset, workspace)
     if kind == "builtin" and not any(finding.code in _UNSPEAKABLE for finding in found):
         found += check_builtin(preset)
     return ordered(found)

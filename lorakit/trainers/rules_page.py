@@ -9,7 +9,7 @@ from typing import Any, Final
 from lorakit.preset import rules
 from lorakit.preset.rules import Rule, Table
 from lorakit.trainers import extra, file_rules, preflight
-from lorakit.trainers.sd_scripts import installed
+from lorakit.trainers.sd_scripts import extras, installed
 
 __all__ = ["ALL_TABLES", "page"]
 
@@ -20,6 +20,7 @@ ALL_TABLES: Final[tuple[Table[Any], ...]] = (
     file_rules.TABLE,
     preflight.TABLE,
     installed.TABLE,
+    extras.TABLE,
 )
 
 _HEAD: Final = """\

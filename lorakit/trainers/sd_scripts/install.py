@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,8 +16,9 @@ from lorakit.errors import DiskError, TrainerError, WorkspaceError
 from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.trainers.sd_scripts.checkout import SCRIPT, VENV, look, make_checkout
 from lorakit.trainers.sd_scripts.environment import DEFAULT_TORCH, Environment, base_python, forget, make_environment
+from lorakit.trainers.sd_scripts.extras import check_names, install_extras
 from lorakit.trainers.sd_scripts.installed import Installed, make_catalogue
-from lorakit.trainers.sd_scripts.pin import read_pin
+from lorakit.trainers.sd_scripts.pin import Pin, read_pin
 from lorakit.trainers.sd_scripts.place import TABLE, Place, find, settings_of
 from lorakit.trainers.sd_scripts.programs import Runner, answer
 from lorakit.trainers.sd_scripts.receipt import Receipt, read_receipt, write_receipt
@@ -77,10 +78,12 @@ def install(
     python: str = "",
     torch: str = DEFAULT_TORCH,
     tokenizer_source: Path | None = None,
+    extras: Sequence[str] = (),
 ) -> Receipt:
     """Bring vendor/sd-scripts to the pin: checkout, environment, tokenizers, proof that its parser answers.
 
-    ``source`` is a URL or a path in place of the pin's repository. What is there and right stays, so that a second call does
+    ``source`` is a URL or a path in place of the pin's repository; ``extras`` are packages of the pin's table [with], beside
+    those that an earlier installation brought. What is there and right stays, so that a second call does
     little. Raises TrainerError, DiskError, WorkspaceError (lorakit.toml names another checkout), UsageError.
     """
     if settings_of(workspace).get("path"):
@@ -90,11 +93,14 @@ def install(
             todo=f"take path and python out of [{TABLE}] in {workspace.root / MARKER}, and type it again",
         )
     pin = read_pin(workspace)
+    check_names(pin, extras)
     place = find(workspace)
     base_python(pin, python)  # better now than after the network was asked
     with _alone(workspace, watcher) as lock:
         clock = _Clock(watcher, {})
+        wanted = _extras(workspace, pin, extras)
         receipt = Receipt("install", False, time.time(), __version__, str(place.folder), source or pin.repository)
+        receipt = replace(receipt, extras=wanted)
         write_receipt(workspace, receipt)
         runner = Runner(workspace.vendor / "sd-scripts.log", watcher.line, held=(lock,))
         with clock.step("checkout") as told:
@@ -106,7 +112,8 @@ def install(
         def environment() -> Environment:
             with clock.step("environment") as told:
                 made = make_environment(pin, place.folder / VENV, runner, python=python, torch=torch)
-                told(f"Python {made.version}, torch {torch}, by {made.installer}")
+                install_extras(pin, wanted, made.python, made.installer, runner)
+                told(", ".join([f"Python {made.version}", f"torch {torch}", *wanted]) + f", by {made.installer}")
             return made
 
         made = environment()
@@ -168,6 +175,13 @@ def adopt(
         installed = _ask(workspace, place, clock)
         _name_in_settings(workspace, place)
         return _finish(workspace, place, replace(receipt, tokenizers=filled), clock, installed)
+
+
+def _extras(workspace: Workspace, pin: Pin, asked: Sequence[str]) -> tuple[str, ...]:
+    """The packages on request that are asked for now, or were before and are still known to the pin."""
+    before = read_receipt(workspace)
+    kept = before.extras if before is not None and before.how == "install" else ()
+    return tuple(name for name in dict.fromkeys([*kept, *asked]) if name in pin.extras)
 
 
 def _ask(workspace: Workspace, place: Place, clock: _Clock) -> Installed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ class Pin:
     """One version of sd-scripts and what it needs.
 
     ``equal`` are commits that train the same; ``folders`` what is checked out beside the files at the top; ``index`` is a
-    URL with ``{variant}`` in it; Python versions are (major, minor).
+    URL with ``{variant}`` in it; ``extras`` are packages on request, by name; Python versions are (major, minor).
     """
 
     repository: str
@@ -38,6 +39,7 @@ class Pin:
     torch: tuple[str, ...]
     index: str
     packages: tuple[str, ...]
+    extras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def means(self, commit: str) -> bool:
         """Whether a commit is the pinned one or trains the same."""
@@ -91,6 +93,7 @@ def _pin(table: dict[str, Any]) -> Pin:
         torch=_texts(torch["packages"]),
         index=_text(torch["index"]),
         packages=(*_texts(environment["packages"]), *_texts(environment.get("some_platforms", []))),
+        extras={name: _texts(packages) for name, packages in table.get("with", {}).items()},
     )
 
 

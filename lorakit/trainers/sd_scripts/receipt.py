@@ -22,7 +22,8 @@ SCHEMA: Final = 1
 class Receipt:
     """What an installation did. ``complete`` is false from its first moment to its last; ``time`` is in unix seconds.
 
-    ``how`` is install or adopt; ``changed`` are the tracked files of the checkout that differ from its commit; ``options`` is
+    ``how`` is install or adopt; ``changed`` are the tracked files of the checkout that differ from its commit; ``extras`` the packages on
+    request, by their names in the pin; ``options`` is
     how many options its parser has.
     """
 
@@ -41,12 +42,13 @@ class Receipt:
     torch: str = ""
     packages: dict[str, str] = field(default_factory=dict)
     tokenizers: str = ""
+    extras: tuple[str, ...] = ()
     options: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"schema": SCHEMA, **asdict(self), "changed": list(self.changed)}
+        return {"schema": SCHEMA, **asdict(self), "changed": list(self.changed), "extras": list(self.extras)}
 
 
 def path_of(workspace: Workspace) -> Path:
@@ -60,7 +62,8 @@ def read_receipt(workspace: Workspace) -> Receipt | None:
     try:
         value = json.loads(path.read_bytes())
         values = {name: item for name, item in value.items() if name != "schema"}
-        return Receipt(**{**values, "changed": tuple(values.get("changed", ()))})
+        tuples = {name: tuple(values.get(name, ())) for name in ("changed", "extras")}
+        return Receipt(**{**values, **tuples})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:

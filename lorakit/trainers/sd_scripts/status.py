@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from lorakit.errors import LorakitError
 from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.trainers.sd_scripts.checkout import SCRIPT, look
+from lorakit.trainers.sd_scripts.extras import IMPORTED, version_in
 from lorakit.trainers.sd_scripts.installed import read_installed
 from lorakit.trainers.sd_scripts.pin import read_pin
 from lorakit.trainers.sd_scripts.place import Place, find
@@ -62,6 +63,7 @@ def status(workspace: Workspace) -> tuple[Check, ...]:
         *_installation(workspace, place),
         *_checkout(workspace, place),
         *_environment(place),
+        *_extras(place),
         *_options(workspace),
         _tokenizers(workspace),
         disk_check(workspace.root),
@@ -164,6 +166,19 @@ def _bitsandbytes(told: Mapping[str, Any]) -> Check:
         found = f"not usable: {told['error'].splitlines()[0][:200]}"
         return Check("bitsandbytes", "note", found, "optim.type = AdamW does without it; pip install -U bitsandbytes")
     return Check("bitsandbytes", "ok", f"{told['version']}, an 8-bit step works on the {told['device']}")
+
+
+def _extras(place: Place) -> Iterator[Check]:
+    for name, (package, _) in IMPORTED.items():
+        version = version_in(place, package)
+        if version:
+            yield Check(package, "ok", version)
+        elif version == "" and place.named:
+            yield Check(
+                package, "note", "not installed", f"only presets with {name} need it: install it with pip, --no-deps"
+            )
+        elif version == "":
+            yield Check(package, "note", "not installed", f"only presets with {name} need it: {_INSTALL} --with {name}")
 
 
 def _options(workspace: Workspace) -> Iterator[Check]:
