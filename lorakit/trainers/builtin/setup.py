@@ -33,7 +33,7 @@ from lorakit.trainers.builtin.lr_schedule import build_scheduler
 from lorakit.trainers.builtin.monitor import Monitor
 from lorakit.trainers.builtin.objective import NoiseSchedule, Objective
 from lorakit.trainers.builtin.optim import PARTS, Weights, build_optimizer, part_rates, plan_groups
-from lorakit.trainers.builtin.options import PrecisionOptions, TrainOptions
+from lorakit.trainers.builtin.options import NetworkOptions, PrecisionOptions, TrainOptions
 from lorakit.trainers.builtin.parallel import same_weights
 from lorakit.trainers.builtin.resume import agree_on_seed, check_position, loop_at
 from lorakit.trainers.builtin.rng import derive
@@ -43,7 +43,7 @@ from lorakit.trainers.builtin.stopping import Stopper
 from lorakit.trainers.builtin.text_cache import TextStore
 from lorakit.trainers.builtin.tokenizers import Tokenizers, load_tokenizers
 
-__all__ = ["checkpoint_gradients", "make_accelerator", "prepare"]
+__all__ = ["checkpoint_gradients", "make_accelerator", "make_network", "prepare"]
 
 _DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -196,18 +196,7 @@ class _Builder:
         """The LoRA, attached, with its start weights; parts at rate 0 are frozen."""
         options, precision = self.options.network, self.options.precision
         torch.manual_seed(derive(self.seed, "network"))
-        network = LoraNetwork.create(
-            base,
-            dim=options.dim,
-            alpha=options.alpha,
-            dropout=options.network_dropout,
-            rank_dropout=options.argument("rank_dropout"),
-            module_dropout=options.argument("module_dropout"),
-            train_unet=not options.network_train_text_encoder_only,
-            train_text_encoders=not options.network_train_unet_only,
-            blocks=options.blocks,
-            frozen_down=options.network_module == "networks.lora_fa",
-        )
+        network = make_network(base, options)
         if options.network_weights:
             report = network.load_kohya(Path(options.network_weights))
             for what, names in (("lacks", report.missing), ("has, unused,", report.unexpected)):
@@ -302,6 +291,22 @@ class _Builder:
         """Raise Stopped when a stop is asked for before training; several processes stop together after a step instead."""
         if self.accelerator.num_processes == 1 and self.stopper.asked():
             raise Stopped("stopped before the first step; nothing is trained, so nothing is saved")
+
+
+def make_network(base: BaseModel, options: NetworkOptions) -> LoraNetwork:
+    """The LoRA that the options ask for, attached; its start weights are drawn from torch's global generator."""
+    return LoraNetwork.create(
+        base,
+        dim=options.dim,
+        alpha=options.alpha,
+        dropout=options.network_dropout,
+        rank_dropout=options.argument("rank_dropout"),
+        module_dropout=options.argument("module_dropout"),
+        train_unet=not options.network_train_text_encoder_only,
+        train_text_encoders=not options.network_train_unet_only,
+        blocks=options.blocks,
+        frozen_down=options.network_module == "networks.lora_fa",
+    )
 
 
 def make_accelerator(precision: PrecisionOptions) -> Accelerator:
