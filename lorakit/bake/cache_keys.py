@@ -138,7 +138,10 @@ def trainer_version(kind: TrainerKind, checkout: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """A cache that a bake would use: of ``files`` wanted, ``found`` were made by earlier runs."""
+    """A cache that a bake would use: of ``files`` wanted, ``found`` were made by earlier runs.
+
+    ``key`` is empty where it is not known: no run has read the model yet.
+    """
 
     kind: str
     key: str
@@ -167,12 +170,13 @@ def found_caches(preset: Preset, plan: Plan, workspace: Workspace) -> tuple[Foun
     models = model_files(preset, workspace)
     known = HashCache(workspace.private / "hashes.sqlite")
     model_paths = {path for paths in models.values() for path in paths}
+    unread = any(known.get(path) is None for path in model_paths)
 
     def sha256(path: Path) -> str:
         try:
             there = known.get(path)
-            # A model that no run has read yet has no cache: any name will do, and 7 GB need not be read for it.
-            return there.sha256 if there else "" if path in model_paths else hash_file(path).sha256
+            # A model that no run has read yet has no cache, and 7 GB need not be read to find that out.
+            return there.sha256 if there else str(path) if unread else hash_file(path).sha256
         except OSError as error:
             raise DatasetError(f"{path} cannot be read", why=error.strerror or str(error)) from error
 
@@ -180,6 +184,8 @@ def found_caches(preset: Preset, plan: Plan, workspace: Workspace) -> tuple[Foun
     sets = cache_sets(preset, plan.data, kind=choice.kind, version=version, sha256=sha256, models=models)
     root = cache_root(workspace)
     return tuple(
-        Found(one.kind, one.key, len(one.files), sum(is_whole(one.folder(root) / name) for name in one.files))
+        Found(one.kind, "", len(one.files), 0)
+        if unread
+        else Found(one.kind, one.key, len(one.files), sum(is_whole(one.folder(root) / name) for name in one.files))
         for one in sets
     )

@@ -277,7 +277,7 @@ def _writes(plan: Plan, width: int) -> list[Text]:
 
 
 def _caches(plan: Plan, caches: Sequence[Found]) -> list[str]:
-    lines = [f"{one.kind}: {_origin(one)} (key {one.key[:8]})" for one in caches]
+    lines = [f"{one.kind}: {_origin(one)}" + (f" (key {one.key[:8]})" if one.key else "") for one in caches]
     if stray := plan.data.stray_caches:
         lines.append(
             f"{screen.count(stray, 'cache file')} beside the images: not read, they may be of other images or settings"
