@@ -114,7 +114,7 @@ def look(
             sha256=lambda path: hashes[path].sha256,
             models=models,
         )
-        prepared = Prepared(
+        return Prepared(
             resolved=resolved,
             choice=choice,
             plan=numbers,
@@ -125,7 +125,6 @@ def look(
             request=_request(resolved, workspace, lineage, argv),
             caches=caches,
         )
-    return prepared
 
 
 def _provide_tokenizers(preset: Preset, workspace: Workspace) -> None:
@@ -241,6 +240,7 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
     """Write the run folder; it appears whole, under its final name, or not at all."""
     from lorakit.preset.dump import dump_toml
     from lorakit.trainers.render import RenderPaths, output_name, render, shell_line
+    from lorakit.trainers.sd_scripts.installed import fitting
 
     preset, choice, shape = prepared.resolved.preset, prepared.choice, prepared.shape
     with birth(workspace.runs, preset.name, now=prepared.request["time"]) as new:
@@ -248,6 +248,8 @@ def write_run(prepared: Prepared, workspace: Workspace) -> Run:
         paths = RenderPaths.of(workspace, preset, run.path, run.id)
         paths = dataclasses.replace(paths, links={**paths.links, **_hand_over_dataset(prepared, workspace, new)})
         arguments = render(preset, paths, kind=choice.kind)
+        if choice.kind == "sd-scripts":
+            arguments = fitting(arguments, workspace)
         refuse_secrets(arguments)
         argv = launch_argv(str(choice.python), run.accelerate, [*choice.program, *arguments], threads=shape.threads)
         new.write_json(run.request, {**prepared.request, "run": run.id})
