@@ -58,6 +58,7 @@ def render(preset: ResolvedPreset | Folder, *, workspace: Workspace | Folder | N
     from lorakit.trainers.choose import choose
     from lorakit.trainers.render import RenderPaths, output_name
     from lorakit.trainers.render import render as arguments_of
+    from lorakit.trainers.sd_scripts.installed import fitting
 
     place = _place(workspace)
     asked = _resolved(preset, place)
@@ -69,6 +70,8 @@ def render(preset: ResolvedPreset | Folder, *, workspace: Workspace | Folder | N
     paths = RenderPaths.of(place, resolved.preset, output)
     paths = dataclasses.replace(paths, output_dir=output, logging_dir=output / "events")
     arguments = arguments_of(resolved.preset, paths, kind=choice.kind)
+    if choice.kind == "sd-scripts":
+        arguments = fitting(arguments, place)
     config = _config_file(place, shape)
     return launch_argv(str(choice.python), config, [*choice.program, *arguments], threads=shape.threads)
 

@@ -28,7 +28,7 @@ from lorakit.trainers.sd_scripts.programs import answer
 if TYPE_CHECKING:
     from lorakit.workspace import Workspace
 
-__all__ = ["TABLE", "Installed", "check_installed", "head_of", "make_catalogue", "path_of", "read_installed"]
+__all__ = ["TABLE", "Installed", "check_installed", "fitting", "head_of", "make_catalogue", "path_of", "read_installed"]
 
 TABLE: Final = Table["_Asked"]("What the installed sd-scripts takes")
 _SCHEMA: Final = 1
@@ -185,19 +185,59 @@ class _Asked:
         return [name for name in names if name not in self.installed.catalogue.flags]
 
 
+def fitting(arguments: Sequence[str], workspace: Workspace) -> tuple[str, ...]:
+    """The command's arguments as the installed sd-scripts takes them.
+
+    An option that it does not have yet, and whose value is what the trainer did before it was there, is left out. All stand
+    as they are where no catalogue was made, or one of another commit. Raises TrainerError when it cannot be read.
+    """
+    installed = read_installed(workspace)
+    if installed is None or _is_stale(installed, find(workspace).folder):
+        return tuple(arguments)
+    return tuple(
+        word for option in _options(arguments) if not _goes_without_saying(option, installed) for word in option
+    )
+
+
+def _options(arguments: Sequence[str]) -> list[list[str]]:
+    """Each option with its values."""
+    options: list[list[str]] = []
+    for word in arguments:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    return options
+
+
+def _goes_without_saying(option: Sequence[str], installed: Installed) -> bool:
+    name, known = option[0], Catalogue.load().flags
+    if name in installed.catalogue.flags or name not in known or len(option) != 2 or known[name].default is None:
+        return False
+    default = known[name].default
+    try:
+        return bool(type(default)(option[1]) == default)
+    except ValueError:
+        return False
+
+
+def _is_stale(installed: Installed, folder: Path) -> bool:
+    head = head_of(folder)
+    return bool(head) and (head != installed.commit or os.path.abspath(installed.folder) != str(folder))
+
+
 def check_installed(preset: Preset, workspace: Workspace) -> tuple[Finding, ...]:
     """What the installed sd-scripts would not take of a preset's command. Nothing where no catalogue was made."""
     installed = read_installed(workspace)
     if installed is None:
         return ()
     place = find(workspace)
-    head = head_of(place.folder)
-    stale = bool(head) and (head != installed.commit or os.path.abspath(installed.folder) != str(place.folder))
+    stale = _is_stale(installed, place.folder)
     speakable = preset if preset.seed is not None else preset.model_copy(update={"seed": 0})
     try:
-        arguments = render(speakable, RenderPaths(Path("/"), Path("/"), Path("/")), kind="sd-scripts")
+        whole = render(speakable, RenderPaths(Path("/"), Path("/"), Path("/")), kind="sd-scripts")
     except RuleError:  # a rule of its own says what no command line can say
         return ()
+    arguments = fitting(whole, workspace)
     return ordered(TABLE.look(preset, _Asked(arguments, installed, stale, look(place.folder).changed)))
 
 
