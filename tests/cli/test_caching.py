@@ -51,8 +51,9 @@ def test_ls_and_clean(workspace: Workspace, cli: Cli) -> None:
 
 
 def test_the_plan_says_what_will_be_cached_and_what_is_not_read(workspace: Workspace, cli: Cli) -> None:
-    (picture, *_) = sorted((workspace.datasets / "demo").rglob("*.png"))
-    picture.with_name("x_0064x0064_sdxl.npz").write_bytes(b"")
+    folder = Path(cli("plan", "quickstart", "--json").json["folders"][0]["path"])
+    assert folder.is_relative_to(workspace.root)
+    (folder / "x_0064x0064_sdxl.npz").write_bytes(b"")
     told = cli("plan", "quickstart", ON_DISK).out
     assert "will be made, for later runs too" in told
     assert "1 cache file beside the images: not read" in told
