@@ -13,6 +13,7 @@ from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.data import Loaded
 from lorakit.trainers.builtin.latents import SCALE, encode_pixels
 from lorakit.trainers.builtin.objective import Objective
+from lorakit.trainers.builtin.recompute import Recomputation
 from lorakit.trainers.builtin.rng import derive, torch_generator
 from lorakit.trainers.builtin.text import TextCondition, encode
 from lorakit.trainers.builtin.tokenizers import Tokenizers
@@ -36,6 +37,7 @@ class Forward:
     max_token_length: int | None = None
     train_text: bool = False
     vae_batch_size: int = 1
+    recomputation: Recomputation | None = None
 
     def loss(self, loaded: Loaded, timestep: int | None = None) -> Tensor:
         """The mean loss of a batch (a scalar, float32).
@@ -55,6 +57,8 @@ class Forward:
         draw = self.objective.draw(latents, torch_generator(self.seed, "noise", *stream), fixed)
         # Dropout draws from torch's own generators: put them on this batch's stream, too.
         torch.manual_seed(derive(self.seed, "dropout", *stream))
+        if self.recomputation is not None:
+            self.recomputation.begin(latents.shape)
         with self.accelerator.autocast():
             text = self.text(loaded)
             conditions = {"text_embeds": text.pooled, "time_ids": loaded.sizes.to(latents.device)}

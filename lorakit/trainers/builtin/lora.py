@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from lorakit.errors import ModelFileError
 from lorakit.preset.blocks import Blocks, block_of
 from lorakit.trainers.builtin.checkpoint import BaseModel
+from lorakit.trainers.builtin.low_rank import linear_with_pair
 from lorakit.trainers.builtin.names import UnetStructure, lora_name
 from lorakit.trainers.builtin.tensorfile import open_tensors
 
@@ -62,10 +63,22 @@ class LoadReport:
     unexpected: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Attachment:
+    """A module whose ``forward`` is taken over, until ``remove``."""
+
+    target: nn.Module
+    forward: Callable[..., torch.Tensor]
+
+    def remove(self) -> None:
+        """Give the module its own ``forward`` back."""
+        self.target.forward = self.forward
+
+
 class LoraModule(nn.Module):
     """One low-rank pair beside a Linear or Conv2d: ``y + up(down(x)) * multiplier * alpha / dim``.
 
-    It is attached by a forward hook, so the base module keeps its identity, its weights and its place. ``frozen_down``:
+    It is attached in front of ``forward``, so the base module keeps its identity, its weights and its place. ``frozen_down``:
     the down-projection stays as it was drawn (LoRA-FA, which draws it from a normal distribution).
     """
 
@@ -118,14 +131,29 @@ class LoraModule(nn.Module):
             if not (self.frozen_down and name.startswith("lora_down"))
         }
 
-    def attach(self, target: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def attach(self, target: nn.Linear | nn.Conv2d) -> Attachment:
         """Add this LoRA's output to that of ``target`` until the returned handle is removed."""
+        alone = target.forward
 
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            delta = self(inputs[0])
+        def beside(x: torch.Tensor) -> torch.Tensor:
+            if isinstance(target, nn.Linear) and self._is_plain(target, x):
+                scale = self.scale * self.multiplier
+                down, up = self.lora_down.weight, self.lora_up.weight
+                return linear_with_pair(x, target.weight, target.bias, down=down, up=up, scale=scale)
+            output: torch.Tensor = alone(x)
+            delta = self(x)
             return output if delta is None else output + delta.to(output.dtype)
 
-        return target.register_forward_hook(hook)
+        target.forward = beside  # type: ignore[method-assign, assignment]
+        return Attachment(target, alone)
+
+    def _is_plain(self, target: nn.Linear, x: torch.Tensor) -> bool:
+        """Whether nothing is dropped, and base, LoRA and input are of one format or autocast makes them so."""
+        drops = (self.dropout, self.rank_dropout, self.module_dropout)
+        if self.training and any(drop is not None for drop in drops):
+            return False
+        same = x.dtype == target.weight.dtype == self.lora_down.weight.dtype
+        return same or torch.is_autocast_enabled(x.device.type)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | None:
         """What to add to the base module's output; None when module dropout leaves this LoRA out."""
@@ -159,7 +187,7 @@ class LoraNetwork(nn.Module):
         self.dim = dim
         self.network_alpha = alpha
         self.parts: dict[str, list[LoraModule]] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._handles: list[Attachment] = []
         self._multiplier = 1.0
 
     @classmethod

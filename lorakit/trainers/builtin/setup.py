@@ -20,6 +20,7 @@ from lorakit.dataset.scan import ScannedData
 from lorakit.errors import DiskError, Stopped, TrainerError
 from lorakit.schedule import StepCounts
 from lorakit.trainers.builtin import caching, facts, metadata, state
+from lorakit.trainers.builtin.attention import quicken_attention
 from lorakit.trainers.builtin.batches import validation_batches
 from lorakit.trainers.builtin.checkpoint import BaseModel, load_base
 from lorakit.trainers.builtin.checkpoints import SavePlan
@@ -35,6 +36,7 @@ from lorakit.trainers.builtin.objective import NoiseSchedule, Objective
 from lorakit.trainers.builtin.optim import PARTS, Weights, build_optimizer, part_rates, plan_groups
 from lorakit.trainers.builtin.options import NetworkOptions, PrecisionOptions, TrainOptions
 from lorakit.trainers.builtin.parallel import same_weights
+from lorakit.trainers.builtin.recompute import Recomputation, checkpoint_gradients, spare_memory
 from lorakit.trainers.builtin.resume import agree_on_seed, check_position, loop_at
 from lorakit.trainers.builtin.rng import derive
 from lorakit.trainers.builtin.scaling import LossScale
@@ -43,7 +45,7 @@ from lorakit.trainers.builtin.stopping import Stopper
 from lorakit.trainers.builtin.text_cache import TextStore
 from lorakit.trainers.builtin.tokenizers import Tokenizers, load_tokenizers
 
-__all__ = ["checkpoint_gradients", "make_accelerator", "make_network", "prepare"]
+__all__ = ["make_accelerator", "make_network", "prepare"]
 
 _DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -164,6 +166,8 @@ class _Builder:
         for module in (base.unet, base.te1, base.te2, base.vae):
             module.requires_grad_(requires_grad=False)
             module.to(self.accelerator.device)
+        if self.accelerator.device.type == "cpu":
+            quicken_attention(base)
         self.pause()
         return base
 
@@ -209,9 +213,21 @@ class _Builder:
         for part in PARTS:
             for parameter in network.parameters_of(part):
                 parameter.requires_grad_(rates[part] > 0)
-        if precision.gradient_checkpointing:
-            checkpoint_gradients(base, text=bool(network.parts.get("te1")))
         return network
+
+    def recomputation(self, base: BaseModel, network: LoraNetwork) -> Recomputation | None:
+        """Gradient checkpointing, if asked for: on the CPU, where it is the most of a step's waste, within a budget."""
+        if not self.options.precision.gradient_checkpointing:
+            return None
+        parts = (base.unet, base.te1, base.te2)
+        weights = [weight for part in parts for weight in part.parameters()]
+        budget = 0
+        if self.accelerator.device.type == "cpu":
+            size = sum(weight.nbytes for weight in weights)
+            budget = spare_memory(size, self.accelerator.num_processes)
+        recomputation = Recomputation(budget, [*weights, *network.parameters()])
+        checkpoint_gradients(base, recomputation, text=bool(network.parts.get("te1")))
+        return recomputation
 
     def forward(self, base: BaseModel, network: LoraNetwork, text: TextStore | None) -> Forward:
         """How a batch goes through the model."""
@@ -226,6 +242,7 @@ class _Builder:
             tokenizers=self.tokenizers() if text is None else None,
             max_token_length=options.model.max_token_length,
             train_text=bool(network.parts.get("te1")),
+            recomputation=self.recomputation(base, network),
             vae_batch_size=options.cache.vae_batch_size,
         )
 
@@ -351,17 +368,6 @@ def _weights(network: LoraNetwork) -> dict[str, list[Weights]]:
         ]
         for part, modules in network.parts.items()
     }
-
-
-def checkpoint_gradients(base: BaseModel, *, text: bool) -> None:
-    """Recompute activations in the backward pass instead of keeping them (less memory, a third slower)."""
-    base.unet.enable_gradient_checkpointing()
-    if text:
-        for encoder in (base.te1, base.te2):
-            # transformers 5 renamed it
-            enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-            encoder.train()  # transformers checkpoints in training mode only; these models have no dropout of their own
 
 
 def _describe(optimizer: Optimizer, arguments: tuple[str, ...]) -> str:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lorakit.trainers.builtin import setup
 from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.lora import LoraNetwork
+from lorakit.trainers.builtin.recompute import Recomputation, checkpoint_gradients
 from lorakit.trainers.builtin.text import encode_ids
 from tests.trainers.builtin.runs import train, write_images
 
@@ -100,7 +100,7 @@ def test_checkpointing_runs_the_blocks_twice(loaded: BaseModel) -> None:
         return hook
 
     network = LoraNetwork.create(loaded, dim=2, alpha=2)
-    setup.checkpoint_gradients(loaded, text=True)
+    checkpoint_gradients(loaded, Recomputation(0, []), text=True)
     loaded.unet.down_blocks[0].resnets[0].register_forward_pre_hook(count("unet"))
     text_model: Any = getattr(loaded.te1, "text_model", loaded.te1)
     text_model.encoder.layers[0].mlp.register_forward_pre_hook(count("te1"))
