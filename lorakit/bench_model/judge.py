@@ -33,6 +33,7 @@ Mask = NDArray[np.bool_]
 _GRID = 48
 _UNIT = 14.0  # pixels of a template's grid that stand for the square root of its area / 2
 _MIN_AREA = 150  # pixels; the smallest object of the world has about 600
+_LEAST = 9.0  # smallest difference of an object from its background that counts, in the units of _distance
 _NAMES = (*SHAPES, "star")
 _PAINTS = {**COLOURS, "purple": PURPLE}
 #: Light and shadow change L* more than hue, so differences of L* count half.
@@ -74,12 +75,16 @@ def judge(pixels: Pixels) -> Verdict:
     ground = _fit_ground(lab)
     background = _nearest(np.median(ground.reshape(-1, 3), axis=0), BACKGROUNDS)
     mask = _largest(_closed(_object_pixels(lab, ground)))
+    if mask.any():  # the edge of a soft object is where it is halfway to the background, not where it begins to differ
+        mask = _largest(_closed(_object_pixels(lab, ground, least=_halfway(lab, ground, mask))))
     area = float(mask.sum())
     if area < _MIN_AREA:
         return Verdict(background)
     likeness = _likeness(mask)
     shape = max(likeness, key=likeness.__getitem__)
-    style = "drawing" if _outlined(lab, mask, ground) else "photo"
+    if shape == "circle" and _has_hole(lab, ground, _middle(mask), math.sqrt(area / _facts("circle").area)):
+        shape = "ring"  # with a hole so small, or so blurred, that the outline alone looks like a circle
+    style = "drawing" if _is_drawing(lab, mask, ground) else "photo"
     inner = _eroded(mask, 4 if style == "drawing" else 2)
     if inner.sum() < 30:
         inner = mask
@@ -87,16 +92,19 @@ def judge(pixels: Pixels) -> Verdict:
     radius = math.sqrt(area / template.area)
     if style == "drawing":  # the ink stands half outside the shape
         radius -= 1.0
-    y, x = np.nonzero(mask)
-    centre = (
-        float(x.mean()) + 0.5 - radius * template.centroid[0],
-        float(y.mean()) + 0.5 - radius * template.centroid[1],
-    )
+    middle = _middle(mask)
+    centre = (middle[0] - radius * template.centroid[0], middle[1] - radius * template.centroid[1])
     colour, stripe = _paint(lab, inner, centre[1], radius)
     size = min(SIZES, key=lambda name: abs(math.log(SIZES[name] / max(radius, 1.0))))
     return Verdict(
         background, shape, colour, size, _position(centre, SIZES[size]), style, stripe, tuple(likeness.items())
     )
+
+
+def _middle(mask: Mask) -> tuple[float, float]:
+    """The centroid, (x, y) in pixels."""
+    y, x = np.nonzero(mask)
+    return float(x.mean()) + 0.5, float(y.mean()) + 0.5
 
 
 def to_lab(rgb: NDArray[np.uint8] | Floats) -> Floats:
@@ -134,11 +142,15 @@ def _fit_ground(lab: Floats) -> Floats:
     return np.asarray(grid @ plane)
 
 
-def _object_pixels(lab: Floats, ground: Floats) -> Mask:
+def _halfway(lab: Floats, ground: Floats, mask: Mask) -> float:
+    return float(np.clip(0.4 * np.quantile(_distance(lab, ground)[mask], 0.3), _LEAST, 20.0))
+
+
+def _object_pixels(lab: Floats, ground: Floats, *, least: float = _LEAST) -> Mask:
     """Pixels that are neither background nor its shadow: a shadow is the background, darker and paler by the same part."""
     light = lab[..., :1] / np.maximum(ground[..., :1], 1.0)
     shadow = ground * np.clip(light, 0.66, 1.0)
-    return np.asarray(np.minimum(_distance(lab, ground), _distance(lab, shadow)) > 9.0)
+    return np.asarray(np.minimum(_distance(lab, ground), _distance(lab, shadow)) > least)
 
 
 def _largest(mask: Mask) -> Mask:
@@ -171,24 +183,37 @@ def _eroded(mask: Mask, times: int) -> Mask:
     return mask
 
 
-def _outlined(lab: Floats, mask: Mask, ground: Floats) -> bool:
-    """Whether a line of ink runs along the edge: near black (near white on black), unlike what is inside and outside."""
-    band = mask & ~_eroded(mask, 3)
-    ink = 92.0 if float(np.median(ground[..., 0])) < 20 else 7.0
-    inside = _eroded(mask, 4)
-    core = float(np.median(lab[inside][:, 0])) if inside.sum() > 20 else 50.0
-    if ink > 50:  # a white object's own edge is as light as the ink: only a darker inside tells
-        neutral = np.abs(lab[band][:, 1:]).max(axis=1) < 16
-        share = float(((lab[band][:, 0] > 70) & neutral).mean())
-        return share > 0.3 if core < 90 else _ring_contrast(lab, mask)
-    dark = lab[band][:, 0] < min(32.0, 0.75 * core)
-    return float(dark.mean()) > 0.28
+def _is_drawing(lab: Floats, mask: Mask, ground: Floats) -> bool:
+    """Drawings have an even background, photos a fall of light; on black, where it is hard to see, ink tells too."""
+    light = ground[..., 0]
+    fall = max(abs(light[0, 0] - light[-1, -1]), abs(light[0, -1] - light[-1, 0]))
+    if float(np.median(light)) > 20:
+        return bool(fall < 2.0)
+    return bool(fall < 0.9) and _pale_edge(lab, mask)
 
 
-def _ring_contrast(lab: Floats, mask: Mask) -> bool:
-    """For white on black: a drawing is flat inside, a photo has a fall of light."""
-    inside = lab[_eroded(mask, 4)]
-    return inside.shape[0] > 20 and float(inside[:, 0].std()) < 0.6
+def _pale_edge(lab: Floats, mask: Mask) -> bool:
+    """Whether the edge is paler than the inside, as white ink makes it; true of white objects."""
+    band, inside = mask & ~_eroded(mask, 3), _eroded(mask, 4)
+    if inside.sum() < 20:
+        inside = mask
+    edge, core = (
+        float(np.median(np.hypot(part[:, 1], part[:, 2]) / (part[:, 0] + 5))) for part in (lab[band], lab[inside])
+    )
+    return core < 0.12 or edge < 0.75 * core
+
+
+def _has_hole(lab: Floats, ground: Floats, centre: tuple[float, float], radius: float) -> bool:
+    """Whether the middle looks like the background rather than like what is left and right of it (a stripe does)."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE] + 0.5
+    across, down = np.abs(x - centre[0]) / radius, np.abs(y - centre[1]) / radius
+    middle = (across < 0.2) & (down < 0.2)
+    sides = (np.abs(across - 0.76) < 0.12) & (down < 0.2)
+    if not middle.any() or not sides.any():
+        return False
+    seen = np.median(lab[middle], axis=0)
+    behind, beside = np.median(ground[middle], axis=0), np.median(lab[sides], axis=0)
+    return float(_distance(seen, behind)) < float(_distance(seen, beside))
 
 
 def _paint(lab: Floats, inner: Mask, middle: float, radius: float) -> tuple[str, str | None]:

@@ -12,9 +12,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorakit.trainers.builtin.checkpoint import PREFIXES
 from lorakit.trainers.builtin.names import UnetStructure
-from lorakit.trainers.builtin.shapes import SCALING_FACTOR, heads
+from lorakit.trainers.builtin.shapes import SCALING_FACTOR, SDXL, Divisions
 
-__all__ = ["SIZES", "ModelShape", "tensor_shapes"]
+__all__ = ["LEARNED", "SIZES", "VOCABULARY", "ModelShape", "tensor_shapes", "vae_name"]
 
 VOCABULARY = 49408
 POSITIONS = 77
@@ -32,6 +32,7 @@ class ModelShape:
     te2: tuple[int, int]
     vae_channels: tuple[int, ...]
     vae_layers: int
+    divisions: Divisions = SDXL
 
     def unet_config(self) -> dict[str, object]:
         """Arguments of diffusers' ``UNet2DConditionModel``."""
@@ -41,7 +42,8 @@ class ModelShape:
             "down_block_types": tuple(f"{kind}DownBlock2D" for kind in levels),
             "up_block_types": tuple(f"{kind}UpBlock2D" for kind in reversed(levels)),
             "transformer_layers_per_block": tuple(max(1, depth) for depth in self.depth),
-            "attention_head_dim": tuple(heads(width) for width in self.channels),
+            "attention_head_dim": tuple(self.divisions.heads(width) for width in self.channels),
+            "norm_num_groups": self.divisions.unet_groups,
             "cross_attention_dim": self.te1[0] + self.te2[0],
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": _TIME_WIDTH,
@@ -57,6 +59,7 @@ class ModelShape:
             "down_block_types": ("DownEncoderBlock2D",) * len(self.vae_channels),
             "up_block_types": ("UpDecoderBlock2D",) * len(self.vae_channels),
             "latent_channels": 4,
+            "norm_num_groups": self.divisions.vae_groups,
             "scaling_factor": SCALING_FACTOR,
         }
 
@@ -69,6 +72,18 @@ SIZES = {
         ModelShape("full", (320, 640, 1280), (0, 2, 10), (768, 12), (1280, 32), (128, 256, 512, 512), 2),
     )
 }
+
+#: The trained model. It is not among the sizes, whose weights are random.
+LEARNED = ModelShape(
+    "learned",
+    (24, 48, 96),
+    (0, 1, 1),
+    (80, 3),
+    (80, 3),
+    (16, 32, 64, 64),
+    1,
+    Divisions(head_dim=16, unet_groups=6, vae_groups=4),
+)
 
 
 def tensor_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -98,7 +113,7 @@ def _clip_config(width: int, layers: int) -> CLIPTextConfig:
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
-        num_attention_heads=heads(width),
+        num_attention_heads=SDXL.heads(width),
         projection_dim=width,
     )
 
@@ -133,13 +148,14 @@ def _pair(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _vae_tensors(vae: nn.Module, *, levels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name, tensor in vae.state_dict().items():
-        ldm = _vae_name(name, levels)
+        ldm = vae_name(name, levels)
         sides = tuple(tensor.shape)
         # the original attention is made of 1x1 convolutions
         yield ldm, (*sides, 1, 1) if ".attn_1." in ldm and len(sides) == 2 else sides
 
 
-def _vae_name(name: str, levels: int) -> str:
+def vae_name(name: str, levels: int) -> str:
+    """The original name of a VAE's parameter, given by its diffusers name."""
     words = name.split(".")
     if words[1] in ("down_blocks", "up_blocks"):
         side = words[1].removesuffix("_blocks")

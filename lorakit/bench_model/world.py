@@ -28,8 +28,10 @@ __all__ = [
     "draw",
     "outline",
     "picture",
+    "picture_scene",
     "reach",
     "sample_scene",
+    "wide_picture",
 ]
 
 SIDE = 128  # pixels
@@ -155,6 +157,11 @@ def picture(seed: int, index: int) -> Picture:
     return Picture(scene, caption(scene), draw(scene, rng))
 
 
+def picture_scene(seed: int, index: int) -> Scene:
+    """What picture ``index`` shows, without drawing it."""
+    return sample_scene(random.Random(f"{seed}/picture/{index}"))
+
+
 def draw(scene: Scene, rng: random.Random) -> Pixels:
     """Draw a scene, (128, 128, 3) uint8; ``rng`` gives what captions leave open: tilt, light, exact place and size."""
     radius = SIZES[scene.size] * rng.uniform(0.94, 1.06)
@@ -189,6 +196,29 @@ def draw(scene: Scene, rng: random.Random) -> Pixels:
 def reach(radius: float) -> float:
     """How far from the middle an object of this radius stands when it is at a side, in pixels."""
     return SIDE / 2 - radius - _MARGIN
+
+
+def wide_picture(seed: int, index: int) -> Pixels:
+    """Random polygons in random colours: wider than the world, so that the VAE can also draw what is new to it."""
+    rng = random.Random(f"{seed}/wide/{index}")
+    image = Image.new("RGB", (SIDE * 2, SIDE * 2), _any_colour(rng))
+    brush = ImageDraw.Draw(image)
+    for _ in range(rng.randint(1, 5)):
+        centre = (rng.uniform(20, 2 * SIDE - 20), rng.uniform(20, 2 * SIDE - 20))
+        if rng.random() < 0.5:
+            points = outline(rng.choice((*SHAPES, "star")), centre, rng.uniform(24, 90), rng.uniform(0, math.pi))
+        else:
+            points = [
+                (centre[0] + rng.uniform(-80, 80), centre[1] + rng.uniform(-80, 80)) for _ in range(rng.randint(3, 7))
+            ]
+        width = rng.choice((0, 0, 3, 6))
+        brush.polygon(points, fill=_any_colour(rng))
+        if width:
+            brush.line([*points, points[0]], fill=_any_colour(rng), width=width, joint="curve")
+    pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    if rng.random() < 0.5:
+        pixels = pixels * _light(rng.uniform(0, 2 * math.pi), 0.2)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def outline(shape: str, centre: Point, radius: float, turn: float = 0.0) -> list[Point]:
@@ -290,3 +320,7 @@ def _shadow(mask: NDArray[np.float32], offset: Point) -> NDArray[np.float32]:
         image.size, Image.Transform.AFFINE, (1, 0, -offset[0], 0, 1, -offset[1]), Image.Resampling.BILINEAR
     )
     return np.asarray(moved.filter(ImageFilter.GaussianBlur(3.0)), np.float32) / np.float32(255.0)
+
+
+def _any_colour(rng: random.Random) -> Colour:
+    return (rng.randrange(256), rng.randrange(256), rng.randrange(256))

@@ -1,4 +1,4 @@
-"""Loading a base model of the SDXL family, its configuration read from tensor shapes alone, with no hub access."""
+"""Loading a base model of the SDXL family, its configuration read from the file alone, with no hub access."""
 
 from __future__ import annotations
 
@@ -93,9 +93,13 @@ def load_vae(path: Path, dtype: torch.dtype = torch.float32, *, allow_pickle: bo
         return _read_vae(file, dtype)
 
 
+def _divisions(file: TensorFile) -> shapes.Divisions:
+    return shapes.Divisions.from_metadata(file.metadata, file.path)
+
+
 def _load_unet(file: TensorFile, dtype: torch.dtype) -> UNet2DConditionModel:
     tensors = file.tensors(UNET)
-    config = shapes.unet_config(_shapes(tensors), _shapes(file.tensors(TE2)), file.path)
+    config = shapes.unet_config(_shapes(tensors), _shapes(file.tensors(TE2)), file.path, _divisions(file))
     structure = UnetStructure.from_ldm(tensors)
     converted = convert_ldm_unet_checkpoint({UNET + key: tensor for key, tensor in tensors.items()}, config)
     _refuse_extra(tensors.keys() - {_known(structure.to_ldm, key) for key in converted}, UNET, file.path)
@@ -106,13 +110,13 @@ def _load_unet(file: TensorFile, dtype: torch.dtype) -> UNet2DConditionModel:
 
 def _load_te1(file: TensorFile, dtype: torch.dtype) -> CLIPTextModel:
     tensors = file.tensors(TE1)
-    config = shapes.te1_config(_shapes(tensors), file.path)
+    config = shapes.te1_config(_shapes(tensors), file.path, _divisions(file))
     return _fill(lambda: CLIPTextModel(CLIPTextConfig(**config)), tensors, dtype, file.path)
 
 
 def _load_te2(file: TensorFile, dtype: torch.dtype) -> CLIPTextModelWithProjection:
     tensors = file.tensors(TE2)
-    config = CLIPTextConfig(**shapes.te2_config(_shapes(tensors), file.path))
+    config = CLIPTextConfig(**shapes.te2_config(_shapes(tensors), file.path, _divisions(file)))
     with torch.device("meta"):
         model = CLIPTextModelWithProjection(config)
     # transposes text_projection, as every inference program does; sd-scripts 0.10 takes it as it stands in a single
@@ -131,7 +135,8 @@ def _read_vae(file: TensorFile, dtype: torch.dtype) -> AutoencoderKL:
             todo="give a full SDXL checkpoint, a VAE-only file or a diffusers folder",
         )
     ldm = not any(key.startswith("encoder.down_blocks.") for key in tensors)
-    config = (shapes.vae_config_ldm if ldm else shapes.vae_config_diffusers)(_shapes(tensors), file.path)
+    read = shapes.vae_config_ldm if ldm else shapes.vae_config_diffusers
+    config = read(_shapes(tensors), file.path, _divisions(file))
     if ldm:
         converted = convert_ldm_vae_checkpoint(tensors, config)
         if len(converted) != len(tensors):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from lorakit.errors import ModelFileError
 from lorakit.trainers.builtin.names import UnetStructure
 
 __all__ = [
-    "HEAD_DIM",
     "SCALING_FACTOR",
+    "SDXL",
+    "Divisions",
     "require_sdxl",
     "te1_config",
     "te2_config",
@@ -23,9 +26,50 @@ __all__ = [
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-HEAD_DIM = 64
 LATENT_CHANNELS = 4
 SCALING_FACTOR = 0.13025  # of SDXL's latents
+_METADATA_KEY = "lorakit.divisions"
+
+
+@dataclass(frozen=True)
+class Divisions:
+    """How layers are divided, which shapes of tensors do not tell: width of an attention head, groups of group norms.
+
+    The defaults are SDXL's. A narrow model needs others (with 32 groups, 16 channels cannot be normed at all), and its
+    file says so in its metadata.
+    """
+
+    head_dim: int = 64
+    unet_groups: int = 32
+    vae_groups: int = 32
+
+    def heads(self, width: int) -> int:
+        """Attention heads of a layer of the given width: at least one."""
+        return max(1, width // self.head_dim)
+
+    def to_metadata(self) -> dict[str, str]:
+        """The entry for a file's metadata; none for SDXL's own divisions."""
+        return {} if self == SDXL else {_METADATA_KEY: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> Divisions:
+        """Those that a file speaks of, else SDXL's; raises ModelFileError for an entry that makes no sense."""
+        try:
+            found = cls(**json.loads(metadata.get(_METADATA_KEY, "{}")))
+            bad = [name for name, value in asdict(found).items() if type(value) is not int or value < 1]
+            reason = f"{', '.join(bad)} must be positive whole numbers" if bad else ""
+        except (ValueError, TypeError) as error:
+            reason = str(error)
+        if reason:
+            raise ModelFileError(
+                f"{path}: its metadata entry {_METADATA_KEY} is damaged",
+                why=reason,
+                todo="write or copy the file again",
+            )
+        return found
+
+
+SDXL = Divisions()
 
 #: A key (or its beginning) that gives another architecture away, and that architecture's name.
 _STRANGERS = (
@@ -64,7 +108,7 @@ def require_sdxl(shapes: Shapes, path: Path) -> None:
     )
 
 
-def unet_config(unet: Shapes, te2: Shapes, path: Path) -> dict[str, Any]:
+def unet_config(unet: Shapes, te2: Shapes, path: Path, divisions: Divisions = SDXL) -> dict[str, Any]:
     """``UNet2DConditionModel`` arguments from the UNet's LDM shapes; TE2's give the width of the pooled text."""
     structure = UnetStructure.from_ldm(unet)
     levels = range(len(structure.attention))
@@ -107,7 +151,8 @@ def unet_config(unet: Shapes, te2: Shapes, path: Path) -> dict[str, Any]:
         "up_block_types": tuple(up),
         "transformer_layers_per_block": tuple(depth),
         # diffusers calls the number of heads "attention_head_dim" here
-        "attention_head_dim": tuple(heads(width) for width in channels),
+        "attention_head_dim": tuple(divisions.heads(width) for width in channels),
+        "norm_num_groups": divisions.unet_groups,
         "cross_attention_dim": context,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": (vector - pooled) // 6,
@@ -116,7 +161,7 @@ def unet_config(unet: Shapes, te2: Shapes, path: Path) -> dict[str, Any]:
     }
 
 
-def te1_config(shapes: Shapes, path: Path) -> dict[str, Any]:
+def te1_config(shapes: Shapes, path: Path, divisions: Divisions = SDXL) -> dict[str, Any]:
     """``CLIPTextConfig`` arguments of TE1 from its shapes (transformers' names)."""
     try:
         width = shapes["text_model.embeddings.token_embedding.weight"]
@@ -127,12 +172,13 @@ def te1_config(shapes: Shapes, path: Path) -> dict[str, Any]:
             layers=_count(shapes, "text_model.encoder.layers"),
             projection=width[1],
             activation="quick_gelu",
+            divisions=divisions,
         )
     except KeyError as error:
         raise _unknown(path, "first text encoder", error) from error
 
 
-def te2_config(shapes: Shapes, path: Path) -> dict[str, Any]:
+def te2_config(shapes: Shapes, path: Path, divisions: Divisions = SDXL) -> dict[str, Any]:
     """``CLIPTextConfig`` arguments of TE2 from its shapes (OpenCLIP's names)."""
     try:
         return _clip_config(
@@ -142,40 +188,43 @@ def te2_config(shapes: Shapes, path: Path) -> dict[str, Any]:
             layers=_count(shapes, "transformer.resblocks"),
             projection=shapes["text_projection"][1],
             activation="gelu",
+            divisions=divisions,
         )
     except KeyError as error:
         raise _unknown(path, "second text encoder", error) from error
 
 
-def vae_config_ldm(shapes: Shapes, path: Path) -> dict[str, Any]:
+def vae_config_ldm(shapes: Shapes, path: Path, divisions: Divisions = SDXL) -> dict[str, Any]:
     """``AutoencoderKL`` arguments from the shapes of a VAE in the LDM layout."""
     try:
         levels = range(_count(shapes, "encoder.down"))
         channels = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in levels]
         layers = _count(shapes, "encoder.down.0.block")
-        return _vae_config(channels, layers, shapes)
+        return _vae_config(channels, layers, shapes, divisions.vae_groups)
     except KeyError as error:
         raise _unknown(path, "VAE", error) from error
 
 
-def vae_config_diffusers(shapes: Shapes, path: Path) -> dict[str, Any]:
+def vae_config_diffusers(shapes: Shapes, path: Path, divisions: Divisions = SDXL) -> dict[str, Any]:
     """``AutoencoderKL`` arguments from the shapes of a VAE in the diffusers layout."""
     try:
         levels = range(_count(shapes, "encoder.down_blocks"))
         channels = [shapes[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"][0] for level in levels]
         layers = _count(shapes, "encoder.down_blocks.0.resnets")
-        return _vae_config(channels, layers, shapes)
+        return _vae_config(channels, layers, shapes, divisions.vae_groups)
     except KeyError as error:
         raise _unknown(path, "VAE", error) from error
 
 
-def heads(width: int) -> int:
-    """Attention heads of a layer of the given width: 64 wide each, at least one."""
-    return max(1, width // HEAD_DIM)
-
-
 def _clip_config(
-    embedding: tuple[int, ...], *, positions: int, intermediate: int, layers: int, projection: int, activation: str
+    embedding: tuple[int, ...],
+    *,
+    positions: int,
+    intermediate: int,
+    layers: int,
+    projection: int,
+    activation: str,
+    divisions: Divisions,
 ) -> dict[str, Any]:
     vocabulary, width = embedding
     return {
@@ -183,7 +232,7 @@ def _clip_config(
         "hidden_size": width,
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,
-        "num_attention_heads": heads(width),
+        "num_attention_heads": divisions.heads(width),
         "max_position_embeddings": positions,
         "hidden_act": activation,
         "projection_dim": projection,
@@ -193,7 +242,7 @@ def _clip_config(
     }
 
 
-def _vae_config(channels: list[int], layers: int, shapes: Shapes) -> dict[str, Any]:
+def _vae_config(channels: list[int], layers: int, shapes: Shapes, groups: int) -> dict[str, Any]:
     return {
         "block_out_channels": tuple(channels),
         "layers_per_block": layers,
@@ -201,6 +250,7 @@ def _vae_config(channels: list[int], layers: int, shapes: Shapes) -> dict[str, A
         "up_block_types": ("UpDecoderBlock2D",) * len(channels),
         "latent_channels": shapes["post_quant_conv.weight"][0],
         "sample_size": 1024,
+        "norm_num_groups": groups,
         "scaling_factor": SCALING_FACTOR,
     }
 

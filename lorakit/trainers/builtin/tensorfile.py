@@ -25,11 +25,14 @@ _HEADER_LIMIT = 100_000_000  # the format's own limit
 
 
 class TensorFile:
-    """Names and shapes of a file's tensors, and the tensors themselves on demand (memory-mapped)."""
+    """Names and shapes of a file's tensors, its metadata, and the tensors themselves on demand (memory-mapped)."""
 
-    def __init__(self, path: Path, shapes: Shapes, read: Callable[[str], torch.Tensor]) -> None:
+    def __init__(
+        self, path: Path, shapes: Shapes, read: Callable[[str], torch.Tensor], metadata: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
         self.shapes = shapes
+        self.metadata = metadata or {}
         self._read = read
 
     def tensors(self, prefix: str, *, keep_prefix: bool = False) -> dict[str, torch.Tensor]:
@@ -52,7 +55,7 @@ def open_tensors(path: Path, *, allow_pickle: bool = False) -> Iterator[TensorFi
     shapes = check_safetensors(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            yield TensorFile(path, shapes, file.get_tensor)
+            yield TensorFile(path, shapes, file.get_tensor, file.metadata())
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"{path}: cannot be read as safetensors", why=str(error), todo="download or copy the file again"

@@ -87,6 +87,25 @@ def test_the_real_sdxl_configuration_comes_from_its_shapes() -> None:
     assert vae["scaling_factor"] == 0.13025
 
 
+def test_a_file_may_say_how_its_layers_are_divided(tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "narrow.safetensors"
+    divisions = shapes.Divisions(head_dim=16, unet_groups=8, vae_groups=4)
+    save_file(load_file(tiny_base), path, divisions.to_metadata())
+    base = load_base(path)
+    assert tuple(base.unet.config.attention_head_dim) == (2, 4, 8)
+    assert (base.unet.config.norm_num_groups, base.vae.config.norm_num_groups) == (8, 4)
+    assert base.te1.config.num_attention_heads == base.te2.config.num_attention_heads == 4
+    assert load_vae(path).config.norm_num_groups == 4
+
+
+@pytest.mark.parametrize("entry", ['{"head_dim": 0}', '{"head_dim": "16"}', '{"heads": 3}', "[16]", "{"])
+def test_a_damaged_entry_about_divisions_is_refused(entry: str, tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "narrow.safetensors"
+    save_file(load_file(tiny_base), path, {"lorakit.divisions": entry})
+    with pytest.raises(ModelFileError, match=r"lorakit\.divisions is damaged"):
+        load_base(path)
+
+
 def test_all_modules_are_frozen_in_eval_mode_and_hold_the_files_values(tiny_base: Path, loaded: BaseModel) -> None:
     file = load_file(tiny_base)
     assert loaded.path == tiny_base
