@@ -67,6 +67,7 @@ def resume(
     require_linux()
     require_writable(run)
     _refuse_state(run)
+    repair_run(run)  # before a state is picked, for states that a dead keeper left behind move to their place
     picked = pick_state(run)
     if on_picked is not None:
         on_picked(picked)
@@ -74,7 +75,6 @@ def resume(
     found = differences(run, prepared)
     if not anyway:
         refuse_differences(run, found, "resume")
-    repair_run(run)
     number = _prepare_attempt(run, prepared, picked, found, argv)
     carry_out(run, number, detach=detach, on_update=on_update)
     return run
