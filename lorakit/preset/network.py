@@ -22,10 +22,15 @@ from lorakit.preset.fields import (
 from lorakit.preset.table import Table
 from lorakit.preset.units import Alpha
 
-__all__ = ["ARGUMENTS", "Algo", "Network"]
+__all__ = ["ARGUMENTS", "Algo", "LycorisPreset", "Network"]
 
 #: LyCORIS's algorithms; "lora" is its LoCon.
 Algo = Literal["lora", "loha", "lokr", "ia3", "dylora", "glora", "full", "diag-oft", "boft"]
+
+#: LyCORIS's own names for the layers that it is put on.
+LycorisPreset = Literal[
+    "full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only", "ia3"
+]
 
 
 class Network(Table):
@@ -68,10 +73,7 @@ class Network(Table):
         "enable_all_linear", "OFT: every layer of the transformers, not attention alone", default=False
     )
     algo: Algo | None = argument("algo", 'LyCORIS: the algorithm; "lora" is its LoCon')
-    lycoris_preset: Word | None = argument(
-        "preset",
-        "LyCORIS: what it is put on: full (its default), full-lin, attn-mlp, attn-only, unet-transformer-only …",
-    )
+    lycoris_preset: LycorisPreset | None = argument("preset", "LyCORIS: which layers it is put on; unset: full")
     factor: Positive | None = argument("factor", "LyCORIS, lokr: size of the small factor; unset: as square as can be")
     dora_wd: bool = argument("dora_wd", "LyCORIS: learn magnitude and direction apart (DoRA)", default=False)
     use_tucker: bool = argument("use_tucker", "LyCORIS: Tucker decomposition of convolutions", default=False)
