@@ -83,7 +83,7 @@ def _parse(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:  # torn by a kill or damaged on disk: the other lines still count
+        except (ValueError, RecursionError):  # torn by a kill or damaged on disk: the other lines still count
             continue
         if isinstance(record, dict) and isinstance(record.get("type"), str):
             yield record

@@ -211,7 +211,10 @@ def preset_values(text: str) -> dict[str, Any]:
         values[key] = _SPELLED[kind or ""](found[kind or 0])
     else:
         return values
-    return dict(flatten(tomllib.loads(text)))
+    try:
+        return dict(flatten(tomllib.loads(text)))
+    except RecursionError:
+        raise ValueError("brackets inside of brackets without end (at no preset's depth)") from None
 
 
 def _number(spelled: str) -> float:

@@ -324,6 +324,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return {"damaged": error.strerror or str(error)}
     try:
         value = json.loads(data.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"damaged": f"not JSON: {error}"}
     return value if isinstance(value, dict) else {"damaged": "not a JSON object"}

@@ -39,7 +39,7 @@ def _fault(path: Path, _changed: int, size: int) -> str | None:
     try:
         entries = json.loads(header)
         ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return "its header cannot be read"
     expected = 8 + length + max(ends, default=0)
     if size < expected:
