@@ -37,6 +37,8 @@ _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
 }
 
 _LABEL: Final = 12
+#: Letters of the line that names reason and evidence, so that it stays one line; `--json` has it all.
+_REASON: Final = 84
 #: Lines of a failed run's log that `show` ends with.
 _LOG_LINES: Final = 10
 
@@ -216,7 +218,8 @@ def _why(state: RunState) -> list[tuple[str, str]]:
     """The reason by its name, and what shows it."""
     if not state.reason or not state.evidence or state.status is Status.OK:
         return []
-    return [("reason", f"{state.reason.value}  ({state.evidence})")]
+    line = f"{state.reason.value} · {state.evidence}"
+    return [("reason", line if len(line) <= _REASON else f"{line[: _REASON - 1]}…")]
 
 
 def failure_hint(state: RunState) -> str | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lorakit.cli import screen
 from lorakit.cli.tally import Tally
-from lorakit.cli.view import STOPPING, View, frame
+from lorakit.cli.view import STOPPING, View, frame, plain_line
 from tests.cli.running import golden
 
 NOON = 1_795_000_000.0
@@ -162,3 +162,18 @@ def test_a_terminal_is_not_redrawn_more_often_than_the_eye_follows() -> None:
             clock.now += 0.01
             view.update([step(1)])
     assert 9 <= out.getvalue().count("Ctrl-C stops") <= 13
+
+
+def test_memory_is_shown_when_the_keeper_tells_it() -> None:
+    tally = Tally()
+    for record in (start(), step(1)):
+        tally.add(record)
+    tally.add({"type": "memory", "rss": 4_000_000_000, "gpus": [{"ours": 12_000_000_000}, {"ours": None}]})
+    assert f"VRAM {screen.size(12_000_000_000)}  RAM {screen.size(4_000_000_000)}" in plain_line(tally, now=0.0).plain
+
+
+def test_a_clock_that_jumps_spoils_no_pace() -> None:
+    tally = Tally()
+    for number, at in ((1, 1000.0), (2, 1001.0), (3, 1002.0 - 3600), (4, 1003.0 - 3600), (5, 1004.0 + 3600)):
+        tally.add({"type": "step", "step": number, "loss": 0.5, "seconds": 1.0, "t": at})
+    assert tally.pace == 1.0

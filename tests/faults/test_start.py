@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.bake.runs import left_over, make_run
 
 #: The parts of NVIDIA's management library that are asked for: one card with 24 GiB, of which 23 are used.
 NVML = """
+#include <stdlib.h>
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } process_t;
 int nvmlInit_v2(void) { return 0; }
@@ -27,13 +30,27 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = (vo
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
     memory->total = 24ULL << 30; memory->used = 23ULL << 30; memory->free = 1ULL << 30; return 0;
 }
-int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *list) { *count = 0; return 0; }
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *list) {
+    list[0] = (process_t){atoi(getenv("FIRST_PID") ? getenv("FIRST_PID") : "0"), 5ULL << 30, 0, 0};
+    list[1] = (process_t){1, 18ULL << 30, 0, 0};
+    *count = 2; return 0;
+}
 """
 
 
 def bake(run: Run) -> None:
     start(run)
     follow(run)
+
+
+def test_gpu_memory_of_a_run_is_told_apart_from_that_of_others(
+    library: Callable[[str, str], Path],
+) -> None:
+    folder = library("libnvidia-ml.so.1", NVML).parent
+    program = "from lorakit.launch.memory import gpu_memory; print([one.to_json() for one in gpu_memory([4242])])"
+    env = {**os.environ, "LD_LIBRARY_PATH": str(folder), "FIRST_PID": "4242"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([{"index": 0, "used": 23 << 30, "total": 24 << 30, "ours": 5 << 30}])
 
 
 @pytest.mark.usefixtures("quick")
