@@ -25,6 +25,7 @@ from lorakit.archive.records import is_alive, is_newer, results, state
 from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal
 from lorakit.archive.states import checkpoints, settle, training_states
+from lorakit.archive.trainer_log import log_parts
 from lorakit.atomic import TEMP_MARK, claimed, crash_point, dump_json, write_once
 from lorakit.errors import ArchiveError
 from lorakit.launch.secrets import scrub, secret_values
@@ -119,7 +120,7 @@ def _is_newer(run: Run) -> bool:
 def _end(run: Run) -> Action:
     """Write the end that a dead attempt could not write itself, with what shows that it is dead."""
     now, attempt = state(run), run.last_attempt
-    for path in (attempt.log, attempt.progress):  # the keeper would have done it before the seal
+    for path in (*log_parts(attempt.log), attempt.progress):  # the keeper would have done it before the seal
         scrub(path, secret_values(os.environ))
     progress = read_progress(attempt.progress)
     record = {

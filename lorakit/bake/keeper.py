@@ -26,6 +26,7 @@ from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
 from lorakit.archive.seal import seal
 from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
+from lorakit.archive.trainer_log import log_parts
 from lorakit.atomic import dump_json, write_once
 from lorakit.bake.guard import Guard, Limits
 from lorakit.bake.held_caches import HeldCaches
@@ -205,7 +206,7 @@ def _end(
 def _hide_secrets(attempt: Attempt) -> None:
     """Take out of what the trainer printed and told what nobody else may read, before records and seal are made of it."""
     values = secret_values(os.environ)
-    for path in (attempt.log, attempt.progress):
+    for path in (*log_parts(attempt.log), attempt.progress):
         try:
             scrub(path, values)
         except OSError:  # a full disk: the run still ends, and keeper.log tells
