@@ -97,14 +97,16 @@ def _refuse_state(run: Run) -> None:
 def pick_state(run: Run) -> Resumption:
     """The furthest state that is whole, contents compared. Raises ArchiveError when a run has none to go on from."""
     found = training_states(run)
-    passed: list[TrainingState] = []
-    for candidate in found:
-        if candidate.whole:
-            (now,) = (one for one in training_states(run, thorough=True) if one.path == candidate.path)
-            if now.whole and (now.total_steps is None or (now.step or 0) < now.total_steps):
-                return Resumption(now, tuple(passed))
-            candidate = now  # noqa: PLW2901 (the closer look found more)
-        passed.append(candidate)
+    half = [one for one in found if not one.whole]
+    done: list[TrainingState] = []
+    for candidate in (one for one in found if one.whole):
+        (now,) = (one for one in training_states(run, thorough=True) if one.path == candidate.path)
+        if not now.whole:
+            half.append(now)
+        elif now.total_steps is not None and (now.step or 0) >= now.total_steps:
+            done.append(now)
+        else:
+            return Resumption(now, tuple(one for one in half if one.step is None or one.step >= (now.step or 0)))
     again = f"train again from the start with `lorakit rerun {run.short}`"
     if not found:
         raise ArchiveError(
@@ -112,11 +114,11 @@ def pick_state(run: Run) -> Resumption:
             why="it kept none: save.state is off in its preset, or it ended before its first checkpoint",
             todo=f"{again}; save.state = true keeps a state with each checkpoint, save.state_on_end one when it is stopped",
         )
-    if all(one.whole for one in passed):
+    if done:
         raise ArchiveError(
-            f"{run.id} has trained all of its steps", why=f"{_name(run, passed[0])} is at the last one", todo=again
+            f"{run.id} has trained all of its steps", why=f"{_name(run, done[0])} is at the last one", todo=again
         )
-    raise ArchiveError(f"{run.id} has no whole training state", why=told_of(run, passed), todo=again)
+    raise ArchiveError(f"{run.id} has no whole training state", why=told_of(run, half), todo=again)
 
 
 def told_of(run: Run, passed: Sequence[TrainingState]) -> str:

@@ -35,7 +35,10 @@ def crashes(path: Path, make: Callable[[Path], None], work: Callable[[Path], Non
         make(folder)
         child = os.fork()
         if child == 0:
-            atomic._CRASH_NUMBER, atomic._crossed = str(number), iter(range(1, 10**9))  # as the environment would set it
+            atomic._CRASH_NUMBER, atomic._crossed = (
+                str(number),
+                iter(range(1, 10**9)),
+            )  # as the environment would set it
             try:
                 work(folder)
             except BaseException:  # noqa: BLE001 (nothing of pytest may go on in this process)
@@ -75,7 +78,9 @@ def test_the_variable_kills(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    program = "import sys; from pathlib import Path; from lorakit import atomic; atomic.write_text(Path(sys.argv[1]), 'new')"
+    program = (
+        "import sys; from pathlib import Path; from lorakit import atomic; atomic.write_text(Path(sys.argv[1]), 'new')"
+    )
     target = tmp_path / "a"
     codes = []
     for value in ("1", "write:1", "write:2", "once:1", ""):
@@ -90,7 +95,9 @@ def test_a_file_is_old_or_new(tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         atomic.write_text(folder / "a", "the new text")
 
-    found = [(folder / "a").read_text() for folder in crashes(tmp_path, lambda f: (f / "a").write_text("old") and None, work)]
+    found = [
+        (folder / "a").read_text() for folder in crashes(tmp_path, lambda f: (f / "a").write_text("old") and None, work)
+    ]
     assert set(found) == {"old", "the new text"}
     assert found == sorted(found), "once new it stays new"
 
