@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lorakit.archive.run import Run, read_record
 from lorakit.archive.seal import manifests, seal, sealed_files
+from lorakit.archive.tensors import safetensors_fault
 from lorakit.atomic import dump_json
 
 __all__ = ["Stripper", "strip_run"]
@@ -107,6 +108,8 @@ def strip_run(run: Run, target: Run) -> list[str]:
 
 def _copy(path: Path, goal: Path, stripper: Stripper) -> bool:
     if path.suffix == ".safetensors":
+        if safetensors_fault(path) is not None:  # torn: of no use, and its header cannot be gone through
+            return False
         _copy_tensors(path, goal, stripper)
         return True
     if "tfevents" in path.name:  # its very name is the host's, and progress.jsonl tells the same
