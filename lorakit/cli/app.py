@@ -21,6 +21,7 @@ from lorakit.cli import (
     presets,
     runs,
     sweeping,
+    sweeps,
     trainer,
     weighing,
 )
@@ -54,6 +55,14 @@ class _AsTyped:
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         return _settled(super().get_params(ctx))
+
+
+class _SweepGroup(_Group):
+    """`lorakit sweep PRESET --unet-lr …` is the sentence people type first: without a sub-command it is `sweep run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {*self.commands, "-h", "--help"}
+        return super().parse_args(ctx, args if args and args[0] in known else ["run", *args])
 
 
 class _Command(TyperCommand):
@@ -109,12 +118,16 @@ for function in (
     keeping.purge,
     moving.export,
     moving.import_run,
-    sweeping.sweep,
     comparing.compare,
     weighing.weights,
     doctor.doctor,
 ):
     app.command(cls=_Command, epilog=EVERYWHERE)(function)
+
+grid = typer.Typer(name="sweep", cls=_SweepGroup, help=sweeps.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
+for member in (sweeping.run, sweeps.status, sweeps.watch, sweeps.report, sweeps.pause, sweeps.go, sweeps.cancel):
+    grid.command(cls=_Command, epilog=EVERYWHERE)(member)
+app.add_typer(grid)
 
 family = typer.Typer(name="trainer", cls=_Group, help=trainer.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
 for function in (trainer.install, trainer.status, trainer.catalogue):

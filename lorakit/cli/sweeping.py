@@ -1,9 +1,9 @@
-"""`lorakit sweep`: a grid of bakes, one after another."""
+"""`lorakit sweep run`: a grid of bakes, typed on one line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
     from lorakit.archive.run import Run
     from lorakit.sweep.definition import Definition
-    from lorakit.sweep.scheduler import Outcome
+    from lorakit.sweep.folder import Folder, Planned
+    from lorakit.sweep.scheduler import Outcome, Slot
     from lorakit.sweep.trials import Sweep, Trial
     from lorakit.workspace import Workspace
 
-__all__ = ["sweep"]
+__all__ = ["run"]
 
 
-def sweep(
+def run(
     preset: Annotated[
         str | None,
         typer.Argument(
@@ -63,13 +64,17 @@ def sweep(
         bool, typer.Option("--skip-refused", help="Leave out trials that cannot be baked, and bake the others.")
     ] = False,
     trainer: TrainerKind = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Bake so many at once; one for each GPU if not given.")
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the sweep when a trial fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and bake none.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bake every combination of some values, one run after another.
+    """Bake every combination of some values.
 
-    Typed again, it goes on: what is done is skipped. A run that fails does not stop the rest; Ctrl-C stops the run and
-    the sweep.
+    Typed again, it goes on: what is done is skipped. A run that fails does not stop the rest; Ctrl-C stops what is training, with
+    what is trained saved, and the sweep. `run` may be left out: lorakit sweep PRESET --unet-lr 1e-4,2.5e-4.
     """
     from lorakit.cli import screen
     from lorakit.errors import UsageError
@@ -94,13 +99,41 @@ def sweep(
     if dry_run:
         _print_dry_run(found, out, as_json=as_json)
         return
+    from lorakit.cli.baking import words_typed
+    from lorakit.launch.environment import gpus
+    from lorakit.sweep.folder import create
+
+    folder = create(found, asked.to_json(), place, words_typed())
+    slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
     began = time.monotonic()
-    outcomes = list(scheduler.run(found, lambda trial, lineage: _bake(found, trial, lineage, place, out)))
+    outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast)
     if as_json:
         screen.print_json({"sweep": found.id, "trials": [_outcome_json(one) for one in outcomes]})
     else:
         screen.put(out, _report(found, outcomes, time.monotonic() - began, screen.fitting(out)))
     raise typer.Exit(scheduler.exit_code(outcomes))
+
+
+def hand_out(
+    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], *, fail_fast: bool
+) -> list[Outcome]:
+    """Bake what is not done yet, and show how it goes: one run in its live view, several in a table."""
+    from lorakit.cli import screen
+    from lorakit.cli.sweep_view import baked_side_by_side
+    from lorakit.sweep import scheduler
+
+    stop = scheduler.Stop()
+    if len(slots) > 1:
+        outcomes = baked_side_by_side(folder, workspace, out, slots, stop, fail_fast=fail_fast)
+    else:
+
+        def bake(trial: Planned, lineage: dict[str, Any], slot: Slot) -> Run:
+            return _bake(trial, lineage, slot, workspace, out)
+
+        outcomes = list(scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, stop=stop))
+    if stop.why and stop.why != "stopped":
+        out.print(screen.text(("ended early  ", "fail"), stop.why))
+    return outcomes
 
 
 def _asked(named: str | None, typed: Definition, workspace: Workspace, out: Console) -> tuple[Path, Definition]:
@@ -134,28 +167,29 @@ def _looking(out: Console) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: status.update(screen.text(f"checking the trials  {done}/{total}"))
 
 
-def _bake(sweep: Sweep, trial: Trial, lineage: dict[str, Any], workspace: Workspace, out: Console) -> Run:
+def _bake(trial: Planned, lineage: dict[str, Any], slot: Slot, workspace: Workspace, out: Console) -> Run:
     from lorakit.archive.records import state
     from lorakit.cli import run_screens, screen
     from lorakit.cli.baking import bake_in_view
+    from lorakit.cli.sweep_view import at_slot
     from lorakit.cli.trouble import problem_lines
     from lorakit.errors import LorakitError, Problem
 
-    out.print(screen.text((f"trial {lineage['index']}/{lineage['of']}  ", "same"), _told(trial)))
+    out.print(screen.text((f"trial {lineage['index']}/{lineage['of']}  ", "same"), _told(trial.point.items())))
     try:
-        run = bake_in_view(trial.resolved, workspace, out, lineage=sweep.lineage(trial))
+        made = bake_in_view(at_slot(trial, slot), workspace, out, lineage=lineage)
     except LorakitError as error:
         problems = error.problems or (Problem(error.what, error.why, error.todo),)
         screen.put(out, problem_lines(problems))
         raise
-    out.print(run_screens.headline(state(run)))
-    return run
+    out.print(run_screens.headline(state(made)))
+    return made
 
 
-def _told(trial: Trial) -> str:
+def _told(point: Iterable[tuple[str, str]]) -> str:
     from lorakit.sweep.axes import label
 
-    return "  ".join(f"{label(key)} {value}" for key, value in trial.point)
+    return "  ".join(f"{label(key)} {value}" for key, value in point)
 
 
 #: Rows of trials that a screen shows; --json has them all.
@@ -236,7 +270,7 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
     for one in outcomes:
         row: list[str | Text] = [
             one.run.short if one.run else "–",
-            *(value for _, value in one.trial.point),
+            *one.trial.point.values(),
             _ended(one),
         ]
         if one.run is not None:
@@ -248,7 +282,9 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
     lines += screen.columns(table, gap=3, width=width)
     runs = [one.run.short for one in done if one.run is not None]
     if len(runs) > 1:
-        lines.append(screen.text(("next: ", "same"), f"lorakit compare {' '.join(runs)}"))
+        lines.append(
+            screen.text(("next: ", "same"), f"lorakit sweep report {sweep.id} · lorakit compare {' '.join(runs)}")
+        )
     elif any(one.ended in {"failed", "stopped"} for one in outcomes):
         lines.append(screen.text(("next: ", "same"), "lorakit ls tells why; typed again, the sweep goes on"))
     return lines
@@ -276,6 +312,7 @@ def _ended(outcome: Outcome) -> Text:
         "done before": ("✓", "done"),
         "failed": ("✗", "fail"),
         "stopped": ("■", "look"),
+        "cancelled": ("–", "same"),
         "not started": ("–", "same"),
     }[outcome.ended.value]
     return screen.text((f"{mark} {outcome.ended.value}", meaning))
@@ -294,8 +331,13 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     from lorakit.archive.records import state
 
+    trial = outcome.trial
     return {
-        **_trial_json(outcome.trial),
+        "name": trial.name,
+        "point": dict(trial.point),
+        "trial": trial.identity,
+        "trainer": trial.trainer,
+        "seed": trial.seed,
         "outcome": outcome.ended.value,
         "error": outcome.error.what if outcome.error else None,
         "run": state(outcome.run).to_json() if outcome.run else None,

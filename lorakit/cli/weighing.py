@@ -34,9 +34,9 @@ def weights(
     modules: Annotated[bool, typer.Option("--modules", help="With --json: every module too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure LoRAs: how far UNet and text encoders were moved, which part carries it, and how it grew.
+    """Measure what LoRAs did to UNet and text encoders.
 
-    Reads the weights alone, of any trainer's SDXL LoRA. Two files are also compared with each other.
+    How far each was moved, which part carries the LoRA, how it grew from checkpoint to checkpoint. Reads the weights alone, of any trainer's SDXL LoRA. Two files are also compared with each other.
     """
     from lorakit.cli import screen
     from lorakit.evidence.weights import cosine, measure

@@ -1,21 +1,43 @@
-"""Runs the trials of a sweep one after another; one that fails does not stop the rest."""
+"""Hands out the trials of a sweep to workers: one for each GPU, or as many as asked for.
+
+A trial is baked by its run's own keeper, so that it goes on when this process dies; typed again, the sweep finds it and waits.
+What is done is skipped, what failed before is tried again, and nothing is baked twice at once: whoever bakes a trial holds its lock,
+in whatever sweep it stands.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.diagnose_log import Status
 from lorakit.archive.records import state
 from lorakit.errors import LorakitError, RunFailed, Stopped
+from lorakit.sweep.standing import Phase, TrialStanding, counted, runs_by_trial, standing
 
 if TYPE_CHECKING:
     from lorakit.archive.run import Run
-    from lorakit.sweep.trials import Sweep, Trial
+    from lorakit.sweep.folder import Folder, Planned
+    from lorakit.workspace import Workspace
 
-__all__ = ["Ended", "Outcome", "exit_code", "run"]
+__all__ = ["Bake", "Ended", "Outcome", "Slot", "Stop", "exit_code", "run"]
+
+#: Bakes one trial to its end: the trial, its lineage, the slot it may use.
+Bake = Callable[["Planned", dict[str, Any], "Slot"], "Run"]
+
+#: How often orders and foreign runs are looked at, seconds.
+_TICK: Final = 0.5
+#: A failure within so many seconds of its start is an instant one …
+_INSTANT_SECONDS: Final = 60.0
+#: … and so many in a row end the sweep: what fails at once will fail for every trial.
+_BURST: Final = 3
 
 
 class Ended(StrEnum):
@@ -25,50 +47,218 @@ class Ended(StrEnum):
     SKIPPED = "done before"
     FAILED = "failed"
     STOPPED = "stopped"
+    CANCELLED = "cancelled"
     NOT_STARTED = "not started"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place to train at: a GPU by its number, or none in particular."""
+
+    number: int
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A trial and what became of it; ``run`` is None where none was born, ``error`` says why."""
 
-    trial: Trial
+    trial: Planned
     ended: Ended
     run: Run | None = None
     error: LorakitError | None = None
 
 
-def run(sweep: Sweep, bake: Callable[[Trial, dict[str, Any]], Run]) -> Iterator[Outcome]:
-    """Bake what is not done yet, in the order of the grid, yielding each outcome as it is known.
+class Stop:
+    """Whether no further trial shall be started, and ``why``, for the reader: "stopped" when somebody asked for it."""
 
-    ``bake`` is given the trial and its lineage. A stopped run, or Ctrl-C before there is one, ends the sweep: the trials
-    after it come out as not started.
+    def __init__(self) -> None:
+        self.why = ""
+
+    def ask(self, why: str) -> None:
+        """Start no further trial; the first reason counts."""
+        self.why = self.why or why
+
+    def __bool__(self) -> bool:
+        return bool(self.why)
+
+
+def run(
+    folder: Folder,
+    workspace: Workspace,
+    bake: Bake,
+    *,
+    slots: Sequence[Slot] = (Slot(0),),
+    fail_fast: bool = False,
+    stop: Stop | None = None,
+) -> Iterator[Outcome]:
+    """Bake what is not done yet, yielding each outcome as it is known; trials added meanwhile come too.
+
+    With one slot ``bake`` is called in this thread, else in threads of its own. A stopped run, or Ctrl-C before there is one,
+    ends the sweep, as do a burst of instant failures and, with ``fail_fast``, the first failure: the trials after that come out
+    as not started. A trial that is under way already, baked by somebody else, is waited for. Raises UsageError when another
+    process hands out the trials of this sweep.
     """
-    stopped = False
-    for trial in sweep.trials:
-        if trial.done is not None:
-            yield Outcome(trial, Ended.SKIPPED, trial.done)
-        elif stopped:
-            yield Outcome(trial, Ended.NOT_STARTED)
+    stop = Stop() if stop is None else stop
+    with folder.dispatching():
+        dispatcher = _Dispatcher(folder, workspace, bake, stop, fail_fast=fail_fast)
+        yield from dispatcher.alone(slots[0]) if len(slots) == 1 else dispatcher.side_by_side(slots)
+
+
+class _Dispatcher:
+    def __init__(self, folder: Folder, workspace: Workspace, bake: Bake, stop: Stop, *, fail_fast: bool) -> None:
+        self._folder = folder
+        self._workspace = workspace
+        self._bake = bake
+        self._stop = stop
+        self._fail_fast = fail_fast
+        self._known: dict[str, str | None] = {}
+        self._told: set[str] = set()
+        self._instant: deque[float] = deque(maxlen=_BURST)
+
+    def alone(self, slot: Slot) -> Iterator[Outcome]:
+        """One after another, in this thread."""
+        while True:
+            trial, settled = self._next(frozenset())
+            yield from settled
+            if trial is None:
+                if self._finished():
+                    break
+                time.sleep(_TICK)  # paused, or somebody else bakes the rest
+                continue
+            yield self._tell(self._one(trial, slot))
+        yield from self._rest()
+
+    def side_by_side(self, slots: Sequence[Slot]) -> Iterator[Outcome]:
+        """As many at once as there are slots."""
+        free = list(slots)
+        busy: dict[Future[Outcome], tuple[Slot, str]] = {}
+        with ThreadPoolExecutor(len(slots)) as pool:
+            while True:
+                settled: list[Outcome] = []
+                while free and not self._stop:
+                    trial, found = self._next(frozenset(identity for _, identity in busy.values()))
+                    settled += found
+                    if trial is None:
+                        break
+                    slot = free.pop(0)
+                    busy[pool.submit(self._one, trial, slot)] = (slot, trial.identity)
+                yield from settled
+                if not busy and (self._stop or self._finished()):
+                    break
+                done, _ = wait(busy, timeout=_TICK, return_when=FIRST_COMPLETED)
+                if not busy:
+                    time.sleep(_TICK)
+                for future in done:
+                    slot, _ = busy.pop(future)
+                    free.append(slot)
+                    yield self._tell(future.result())
+        yield from self._rest()
+
+    def _next(self, busy: frozenset[str]) -> tuple[Planned | None, list[Outcome]]:
+        """The next trial to bake, and those of which it is known by now what became of them."""
+        now = standing(self._folder, self._workspace.runs, known=self._known)
+        settled = [self._tell(found) for trial in now.trials if (found := self._settled(trial)) is not None]
+        if self._stop or now.paused:
+            return None, settled
+        for one in now.trials:
+            if one.trial.identity in self._told or one.trial.identity in busy or one.phase is Phase.RUNNING:
+                continue
+            return one.trial, settled
+        return None, settled
+
+    def _settled(self, one: TrialStanding) -> Outcome | None:
+        if one.trial.identity in self._told:
+            return None
+        if one.phase is Phase.DONE:
+            return Outcome(one.trial, Ended.SKIPPED, one.run)
+        if one.phase is Phase.CANCELLED:
+            return Outcome(one.trial, Ended.CANCELLED, one.run)
+        return None
+
+    def _finished(self) -> bool:
+        now = standing(self._folder, self._workspace.runs, known=self._known)
+        return bool(self._stop) or all(one.trial.identity in self._told for one in now.trials)
+
+    def _tell(self, outcome: Outcome) -> Outcome:
+        self._told.add(outcome.trial.identity)
+        return outcome
+
+    def _rest(self) -> Iterator[Outcome]:
+        for trial in self._folder.trials():
+            if trial.identity not in self._told:
+                yield self._tell(Outcome(trial, Ended.NOT_STARTED))
+
+    def _one(self, trial: Planned, slot: Slot) -> Outcome:
+        """Bake a trial, unless somebody else began it in the meantime: then wait for what becomes of it."""
+        with _claim(self._workspace, trial.identity) as mine:
+            before = counted(runs_by_trial(self._workspace.runs).get(trial.identity, ())) if mine else None
+            if not mine or (before is not None and before.status in {Status.RUNNING, Status.PREPARED}):
+                return self._awaited(trial)
+            if before is not None and before.status is Status.OK:
+                return Outcome(trial, Ended.SKIPPED, before.run)
+            began = time.monotonic()
+            outcome = self._baked(trial, slot)
+        if outcome.ended is Ended.STOPPED:
+            self._stop.ask("stopped")
+        elif outcome.ended is Ended.FAILED:
+            self._count_failure(time.monotonic() - began)
         else:
-            outcome = _bake(trial, sweep.lineage(trial), bake)
-            stopped = outcome.ended is Ended.STOPPED
-            yield outcome
+            self._instant.clear()
+        return outcome
+
+    def _baked(self, trial: Planned, slot: Slot) -> Outcome:
+        try:
+            made = self._bake(trial, self._folder.lineage(trial, len(self._folder.trials())), slot)
+        except KeyboardInterrupt:
+            return Outcome(trial, Ended.STOPPED)
+        except Stopped as error:
+            return Outcome(trial, Ended.STOPPED, error=error)
+        except LorakitError as error:
+            return Outcome(trial, Ended.FAILED, error=error)
+        status = state(made).status
+        if status is Status.OK:
+            return Outcome(trial, Ended.BAKED, made)
+        return Outcome(trial, Ended.STOPPED if status is Status.STOPPED else Ended.FAILED, made)
+
+    def _awaited(self, trial: Planned) -> Outcome:
+        while not self._stop:
+            with _claim(self._workspace, trial.identity) as free:
+                pass
+            found = counted(runs_by_trial(self._workspace.runs, self._known).get(trial.identity, ()))
+            if free and found is None:
+                return Outcome(trial, Ended.NOT_STARTED)  # who wanted to bake it is gone without a run
+            if free and found is not None and found.is_final:
+                ended = {Status.OK: Ended.BAKED, Status.STOPPED: Ended.STOPPED}.get(found.status, Ended.FAILED)
+                return Outcome(trial, ended, found.run)
+            time.sleep(_TICK)
+        return Outcome(trial, Ended.NOT_STARTED)
+
+    def _count_failure(self, seconds: float) -> None:
+        if self._fail_fast:
+            self._stop.ask("a trial failed, and --fail-fast was given")
+        if seconds > _INSTANT_SECONDS:
+            self._instant.clear()
+            return
+        self._instant.append(seconds)
+        if len(self._instant) == _BURST:
+            self._stop.ask(
+                f"{_BURST} trials in a row failed within {_INSTANT_SECONDS:.0f} s of their start: the rest would too"
+            )
 
 
-def _bake(trial: Trial, lineage: dict[str, Any], bake: Callable[[Trial, dict[str, Any]], Run]) -> Outcome:
+@contextlib.contextmanager
+def _claim(workspace: Workspace, identity: str) -> Iterator[bool]:
+    """Hold a trial, so that nobody else bakes it meanwhile; gives whether it could be held. The lock dies with the process."""
+    from lorakit.launch.processes import take_lock
+
+    folder = workspace.private / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / identity[:32], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        baked = bake(trial, lineage)
-    except KeyboardInterrupt:
-        return Outcome(trial, Ended.STOPPED)
-    except Stopped as error:
-        return Outcome(trial, Ended.STOPPED, error=error)
-    except LorakitError as error:
-        return Outcome(trial, Ended.FAILED, error=error)
-    status = state(baked).status
-    if status is Status.OK:
-        return Outcome(trial, Ended.BAKED, baked)
-    return Outcome(trial, Ended.STOPPED if status is Status.STOPPED else Ended.FAILED, baked)
+        yield take_lock(handle, exclusive=True)
+    finally:
+        os.close(handle)
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
@@ -76,4 +266,11 @@ def exit_code(outcomes: list[Outcome]) -> int:
     ends = {outcome.ended for outcome in outcomes}
     if Ended.STOPPED in ends:
         return Stopped.exit_code
-    return RunFailed.exit_code if Ended.FAILED in ends else 0
+    return RunFailed.exit_code if ends & {Ended.FAILED, Ended.NOT_STARTED} else 0
+
+
+def slots_for(jobs: int | None, gpus: Sequence[str]) -> tuple[Slot, ...]:
+    """One slot for each GPU, at most ``jobs`` of them; ``jobs`` slots without any where there is none."""
+    if gpus:
+        return tuple(Slot(at, gpu) for at, gpu in enumerate(gpus[: jobs or len(gpus)]))
+    return tuple(Slot(at) for at in range(jobs or 1))

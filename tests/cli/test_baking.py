@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lorakit.preset.files import ResolvedPreset
 from lorakit.workspace import Workspace
 from tests.bench_models import bench_checkpoint
 from tests.cli.made_runs import OUT_OF_MEMORY, THEN, make_run
-from tests.cli.running import Cli
+from tests.cli.running import Cli, golden
 from tests.cli.test_view import start, step
 
 STOPPED = {"status": "stopped", "reason": "stopped-by-user", "message": "stopped by the user at 9 steps", "steps": 9}
@@ -68,7 +69,7 @@ def oven(monkeypatch: pytest.MonkeyPatch) -> Oven:
 @pytest.fixture
 def model(workspace: Workspace) -> Path:
     (workspace.root / "models").mkdir()
-    target = workspace.root / "models" / "tiny-sdxl.safetensors"
+    target = workspace.root / "models" / "bench-sdxl.safetensors"
     target.symlink_to(bench_checkpoint())
     return target
 
@@ -166,7 +167,7 @@ def test_sweep(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:
     assert again.out.count("✓ done before") == 2
     assert "4 of 4 done, 2 of them before" in again.out
     short = [line.split()[0] for line in again.out.splitlines() if "✓" in line and "quickstart" not in line]
-    assert again.out.splitlines()[-1] == f"next: lorakit compare {' '.join(short)}"
+    assert again.out.splitlines()[-1].endswith(f"lorakit compare {' '.join(short)}")
     assert "optim.te_lr" in cli("compare", *short).out
 
 
@@ -183,7 +184,7 @@ def test_sweep_says_which_preset_it_takes(workspace: Workspace, model: Path, ove
     (workspace.presets / "default.toml").write_text(quickstart.replace('name = "quickstart"', 'name = "mine"', 1))
     done = cli("sweep", "--alpha", "1,dim/2")
     assert done.out.startswith("preset  presets/default.toml\n")
-    assert [resolved.preset.name for resolved, _ in oven.asked] == ["mine-alpha1", "mine-alphadim_2"]
+    assert [resolved.preset.name for resolved, _ in oven.asked] == ["mine-alpha1", "mine-alphadim+2"]
 
 
 def test_sweep_dry_run_bakes_nothing(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:
@@ -196,7 +197,40 @@ def test_sweep_dry_run_bakes_nothing(workspace: Workspace, model: Path, oven: Ov
     assert found["trials"][0]["done"] is None
 
 
-@pytest.mark.parametrize("words", [[], ["--unet-lr", "1e-4,1e-4"], ["--set", "nonsense"]])
+def test_a_sweep_in_a_file(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:
+    (workspace.presets / "grid.toml").write_text('preset = "quickstart"\n[axes]\ndim = [2, 4]\n[set]\nseed = 5\n')
+    cli("sweep", "grid")
+    assert [(one.preset.network.dim, one.preset.seed) for one, _ in oven.asked] == [(2, 5), (4, 5)]
+    cli("sweep", "grid", "--dim", "8,16")
+    assert [one.preset.network.dim for one, _ in oven.asked] == [2, 4, 8, 16]
+
+
+def test_a_sweep_is_looked_at(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:
+    oven.ends = [{"validation": 0.2}, {"validation": 0.1}, OUT_OF_MEMORY, {"validation": 0.4}]
+    cli("sweep", "quickstart", "--unet-lr", "1e-4,2e-4", "--te-lr", "0,5e-5", code=10)
+    status = cli("sweep", "status").out
+    assert status.count("✓ done") == 3
+    assert "1 failed" in status
+    report = cli("sweep", "report").out
+    golden("sweep_report.txt", re.sub(r"\b[0-9a-f]{8}\b|\b[a-z0-9]{4}\b(?=$|  )", "····", report, flags=re.MULTILINE))
+    best = cli("sweep", "report", "--json").json
+    assert min(best["cells"], key=lambda cell: cell["mean"] or 9)["point"] == {
+        "optim.unet_lr": "1e-4",
+        "optim.te_lr": "5e-5",
+    }
+    assert "there is no measure beauty" in cli("sweep", "report", "--by", "beauty", code=2).err
+    cli("sweep", "cancel", "latest", "3")
+    cli("sweep", "pause")
+    told = cli("sweep", "status", "--json").json
+    assert told["paused"]
+    assert [trial["phase"] for trial in told["trials"]] == ["done", "done", "cancelled", "done"]
+    assert "has no trial 9" in cli("sweep", "cancel", "latest", "9", code=2).err
+    assert "not paused" in cli("sweep", "go").out
+    assert "watch" in cli("sweep", "--help").out
+    assert cli("sweep", "watch").out.count("✓ done") == 3
+
+
+@pytest.mark.parametrize("words", [[], ["--unet-lr", ""], ["--set", "nonsense"], ["--where", "1 <", "--dim", "1,2"]])
 def test_a_sweep_that_cannot_be_meant(words: list[str], workspace: Workspace, cli: Cli) -> None:
     assert cli("sweep", "quickstart", *words, code=2).err.startswith("error  ")
 

@@ -32,7 +32,7 @@ def workspace(tmp_path: Path) -> Workspace:
     for name in ("presets", "datasets/demo"):
         shutil.copytree(REPO / name, tmp_path / name)
     (tmp_path / "models").mkdir()
-    shutil.copy(bench_checkpoint(), tmp_path / "models" / "tiny-sdxl.safetensors")
+    shutil.copy(bench_checkpoint(), tmp_path / "models" / "bench-sdxl.safetensors")
     (tmp_path / "lorakit.toml").write_text("")
     return find_workspace(tmp_path)
 
@@ -124,7 +124,7 @@ def test_a_value_that_a_later_lorakit_knows_makes_no_other_trial(workspace: Work
 
 def test_files_count_by_what_is_in_them(workspace: Workspace) -> None:
     before = identities(swept(workspace))
-    model = workspace.root / "models" / "tiny-sdxl.safetensors"
+    model = workspace.root / "models" / "bench-sdxl.safetensors"
     model.rename(model.with_name("moved.safetensors"))
     (workspace.datasets / "demo").rename(workspace.datasets / "moved")
     sets = ("seed=", "base.model=models/moved.safetensors", "dataset.path=datasets/moved")

@@ -1,0 +1,210 @@
+"""How a sweep looks: its table, live while several trials bake at once, and still when it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from lorakit.cli import screen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from lorakit.archive.run import Run
+    from lorakit.preset.files import ResolvedPreset
+    from lorakit.sweep.folder import Folder, Planned
+    from lorakit.sweep.scheduler import Outcome, Slot, Stop
+    from lorakit.sweep.standing import Standing, TrialStanding
+    from lorakit.workspace import Workspace
+
+__all__ = ["at_slot", "baked_side_by_side", "table", "watch"]
+
+_MARKS: Final = {
+    "waiting": ("·", "same"),
+    "running": ("▸", "look"),
+    "done": ("✓", "done"),
+    "failed": ("✗", "fail"),
+    "stopped": ("■", "look"),
+    "interrupted": ("✗", "fail"),
+    "cancelled": ("–", "same"),
+}
+#: Trials that a screen shows: those under way, the newest that ended, the next that wait.
+_ROWS: Final = 24
+_REDRAW_SECONDS: Final = 1.0
+
+
+def at_slot(trial: Planned, slot: Slot) -> ResolvedPreset:
+    """The trial's preset, on the GPU of its slot, if it has one and the preset names none."""
+    from lorakit.preset.provenance import Provenance
+
+    resolved = trial.resolved()
+    launch = resolved.preset.launch
+    if slot.gpu is None or launch.gpu_ids or launch.cpu or launch.processes > 1:
+        return resolved
+    preset = resolved.preset.model_copy(update={"launch": launch.model_copy(update={"gpu_ids": slot.gpu})})
+    told = Provenance("derived", text="the GPU of this worker of the sweep")
+    return replace(resolved, preset=preset, provenance={**resolved.provenance, "launch.gpu_ids": told})
+
+
+def baked_side_by_side(
+    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], stop: Stop, *, fail_fast: bool
+) -> list[Outcome]:
+    """Bake several trials at once and show the table. Ctrl-C stops what trains, saved; again faster, once more kills."""
+    from lorakit.bake.bake import bake as bake_of
+    from lorakit.cli.baking import words_typed
+    from lorakit.sweep import scheduler
+
+    training: dict[str, Run] = {}
+
+    def bake(trial: Planned, lineage: dict[str, Any], slot: Slot) -> Run:
+        def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
+            del records
+            if training.setdefault(trial.identity, run) is run and stop.why == "stopped":
+                _ask(run, 1)
+
+        try:
+            return bake_of(at_slot(trial, slot), workspace, lineage=lineage, argv=words_typed(), on_update=on_update)
+        finally:
+            training.pop(trial.identity, None)
+
+    outcomes: list[Outcome] = []
+    with _interrupts(training, stop), _shown(folder, workspace, out):
+        for outcome in scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, stop=stop):
+            outcomes.append(outcome)
+            if not out.is_terminal:
+                screen.put(out, [_line(outcome)])
+    return outcomes
+
+
+def _line(outcome: Outcome) -> Text:
+    from lorakit.archive.records import state
+    from lorakit.cli import run_screens
+
+    if outcome.run is not None:
+        return run_screens.headline(state(outcome.run))
+    why = f": {outcome.error.what}" if outcome.error else ""
+    return screen.text((outcome.trial.name, "strong"), f"  {outcome.ended.value}{why}")
+
+
+@contextlib.contextmanager
+def _interrupts(training: dict[str, Run], stop: Stop) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = 0
+
+    def on_interrupt(number: int, frame: object) -> None:
+        nonlocal pressed
+        del number, frame
+        pressed = min(3, pressed + 1)
+        stop.ask("stopped")
+        for run in list(training.values()):
+            _ask(run, pressed)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ask(run: Run, level: int) -> None:
+    from lorakit.bake.bake import request_stop
+    from lorakit.errors import ArchiveError
+
+    with contextlib.suppress(ArchiveError):  # it ended by itself meanwhile
+        request_stop(run, level)
+
+
+@contextlib.contextmanager
+def _shown(folder: Folder, workspace: Workspace, out: Console) -> Iterator[None]:
+    """The table, redrawn until the block ends; nothing where nothing can be redrawn."""
+    if not out.is_terminal:
+        yield
+        return
+    over = threading.Event()
+    drawer = threading.Thread(target=_draw, args=(folder, workspace, out, over), daemon=True)
+    drawer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        drawer.join()
+
+
+def _draw(folder: Folder, workspace: Workspace, out: Console, over: threading.Event) -> None:
+    from rich.console import Group
+    from rich.live import Live
+
+    from lorakit.sweep.standing import standing
+
+    known: dict[str, str | None] = {}
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        while not over.is_set():
+            now = standing(folder, workspace.runs, known=known)
+            live.update(Group(*table(now, width=screen.fitting(out))), refresh=True)
+            over.wait(_REDRAW_SECONDS)
+
+
+def watch(folder: Folder, workspace: Workspace, out: Console) -> None:
+    """The live table until the sweep is over; Ctrl-C looks away."""
+    from lorakit.sweep.standing import Phase, standing
+
+    known: dict[str, str | None] = {}
+    with contextlib.suppress(KeyboardInterrupt), _shown(folder, workspace, out):
+        while True:
+            now = standing(folder, workspace.runs, known=known)
+            if now.is_over or not (now.dispatched or now.count(Phase.RUNNING)):
+                break
+            time.sleep(_REDRAW_SECONDS)
+
+
+def table(now: Standing, *, width: int | None, rows: int | None = _ROWS) -> list[Text]:
+    """The sweep in a table: a line for each trial (the most interesting ones, when there are many), then where all of it stands."""
+    from lorakit.sweep.axes import label
+
+    head = ["trial", *(label(key) for key in now.folder.axes), "", "run", "steps", "loss", "validation", "time"]
+    lines: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
+    shown = _interesting(now.trials, rows)
+    lines += [_row(one, list(now.folder.axes)) for one in shown]
+    made = screen.columns(lines, gap=3, width=width)
+    if len(shown) < len(now.trials):
+        made.append(screen.text((f"… {len(now.trials) - len(shown)} more", "same")))
+    return [*made, summary(now)]
+
+
+def _interesting(trials: Sequence[TrialStanding], rows: int | None) -> list[TrialStanding]:
+    if rows is None or len(trials) <= rows:
+        return list(trials)
+    waiting = [one for one in trials if one.phase.value == "waiting"][: rows // 4]
+    other = [one for one in trials if one.phase.value != "waiting"]
+    chosen = {id(one) for one in (*other[-(rows - len(waiting)) :], *waiting)}
+    return [one for one in trials if id(one) in chosen]
+
+
+def _row(one: TrialStanding, keys: Sequence[str]) -> list[str | Text]:
+    from lorakit.cli import run_screens
+
+    mark, meaning = _MARKS[one.phase.value]
+    row: list[str | Text] = [str(one.trial.index), *(one.trial.point.get(key, "") for key in keys)]
+    row.append(screen.text((f"{mark} {one.phase.value}", meaning)))
+    if one.state is None:
+        return row
+    return [*row, one.state.run.short, *run_screens.results(one.state)]
+
+
+def summary(now: Standing) -> Text:
+    """One line: how many of each, and how long it will take."""
+    counts = [(phase, sum(one.phase.value == phase for one in now.trials)) for phase in _MARKS]
+    told = [f"{count} {phase}" for phase, count in counts if count]
+    if now.seconds_left and not now.is_over:
+        told.append(f"about {screen.duration(now.seconds_left)} of training left")
+    if not now.is_over:
+        told.append("paused" if now.paused else "under way" if now.dispatched else "nobody hands out its trials")
+    return screen.text((f"sweep {now.folder.id}", "strong"), " · ", " · ".join(told))
