@@ -53,7 +53,7 @@ KINDS: Final = {
             frozenset(
                 (
                     *_DROPOUTS, *_CONV, *LORA_PLUS, "algo", "lycoris_preset", "factor", "dora_wd", "use_tucker", "use_scalar", "rs_lora",
-                    "train_norm", "decompose_both", "full_matrix", "block_size", "constraint", "rescaled",
+                    "train_norm", "decompose_both", "full_matrix", "block_size", "constraint", "rescaled", "max_norm",
                 )
             ),
             package="lycoris-lora",
