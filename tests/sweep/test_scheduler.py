@@ -52,7 +52,7 @@ def ends(tmp_path: Path, *what: Any, **more: Any) -> list[Outcome]:
     return list(scheduler.run(folder, workspace, baking(workspace, *what), **more))
 
 
-def test_a_failed_trial_does_not_stop_the_rest(tmp_path: Path) -> None:
+def test_row_22_a_failed_trial_does_not_stop_the_rest(tmp_path: Path) -> None:
     outcomes = ends(tmp_path, {}, OUT_OF_MEMORY, DiskError("full"), {})
     assert [one.ended for one in outcomes] == [Ended.BAKED, Ended.FAILED, Ended.FAILED, Ended.BAKED]
     assert outcomes[1].run is not None
@@ -61,13 +61,13 @@ def test_a_failed_trial_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert exit_code(outcomes) == 10
 
 
-def test_with_fail_fast_it_does(tmp_path: Path) -> None:
+def test_row_22_with_fail_fast_it_does(tmp_path: Path) -> None:
     outcomes = ends(tmp_path, {}, OUT_OF_MEMORY, {}, {}, fail_fast=True)
     assert [one.ended for one in outcomes] == [Ended.BAKED, Ended.FAILED, Ended.NOT_STARTED, Ended.NOT_STARTED]
     assert exit_code(outcomes) == 10
 
 
-def test_a_burst_of_instant_failures_ends_the_sweep(tmp_path: Path) -> None:
+def test_row_22_a_burst_of_instant_failures_ends_the_sweep(tmp_path: Path) -> None:
     stop = scheduler.Stop()
     bad = OUT_OF_MEMORY
     outcomes = ends(tmp_path, bad, bad, {}, bad, bad, bad, {}, stop=stop)
@@ -81,7 +81,7 @@ def test_failures_after_a_while_are_no_burst(tmp_path: Path, monkeypatch: pytest
     assert [one.ended for one in outcomes] == [Ended.FAILED] * 5
 
 
-def test_typed_again_done_trials_are_skipped_and_failed_ones_tried_again(tmp_path: Path) -> None:
+def test_row_21_typed_again_done_trials_are_skipped_and_failed_ones_tried_again(tmp_path: Path) -> None:
     folder, workspace = made(tmp_path, 3)
     list(scheduler.run(folder, workspace, baking(workspace, {}, OUT_OF_MEMORY, {})))
     again = list(scheduler.run(folder, workspace, baking(workspace, {})))
@@ -155,7 +155,7 @@ def test_a_sweep_has_one_dispatcher(tmp_path: Path) -> None:
     assert not folder.is_dispatched
 
 
-def test_two_sweeps_do_not_bake_the_same_trial_twice(tmp_path: Path) -> None:
+def test_row_21_two_sweeps_do_not_bake_the_same_trial_twice(tmp_path: Path) -> None:
     one, workspace = made(tmp_path, 2)
     other, _ = made(tmp_path, 2, name="2")
     began, finish = threading.Event(), threading.Event()
