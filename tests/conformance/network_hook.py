@@ -27,7 +27,7 @@ def main() -> None:
     sys.path.insert(0, os.environ["LORAKIT_SD_SCRIPTS"])
     import torch
 
-    module = importlib.import_module(_value("--network_module"))
+    module: Any = importlib.import_module(_value("--network_module"))
     create: Callable[..., Any] = module.create_network
     out = Path(_value("--output_dir")).parent / "network.json"
 
