@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import secrets
+import shutil
 import sys
 import time
 import traceback
@@ -39,6 +40,8 @@ from lorakit.launch.processes import ProcessId, hold_lock
 from lorakit.launch.secrets import scrub, secret_values
 from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
 
+#: Bytes of free space below which nothing can be written any more.
+_NO_SPACE = 64 << 10
 #: Lines of the log that are looked at for the cause of a failure, and that are kept in the record.
 _READ_LINES, _KEPT_LINES = 400, 20
 #: Trainers that do not write the run protocol of their own accord.
@@ -176,7 +179,7 @@ def _end(
     elif outcome is None:
         verdict = Verdict(Status.FAILED, Reason.NEVER_STARTED, f"never started: {_describe(fault)}", "keeper.log")
     else:
-        verdict = diagnose(_evidence(outcome, progress, log, _result(run, command), met))
+        verdict = _told_by_disk(run, diagnose(_evidence(outcome, progress, log, _result(run, command), met)))
         if outcome.survivors:
             pids = ", ".join(map(str, outcome.survivors))
             verdict = dataclasses.replace(verdict, message=f"{verdict.message}; could not kill pid {pids}")
@@ -211,6 +214,17 @@ def _hide_secrets(attempt: Attempt) -> None:
             scrub(path, values)
         except OSError:  # a full disk: the run still ends, and keeper.log tells
             traceback.print_exc()
+
+
+def _told_by_disk(run: Run, verdict: Verdict) -> Verdict:
+    """A failure without a cause, on a disk without space: the disk that killed the training swallowed its last words too."""
+    free = shutil.disk_usage(run.path).free
+    if verdict.reason is not Reason.ERROR or free >= _NO_SPACE:
+        return verdict
+    evidence = f"{free >> 10} KiB free in {run.path}"
+    return dataclasses.replace(
+        verdict, reason=Reason.DISK_FULL, message=f"{verdict.message}; the disk is full", evidence=evidence
+    )
 
 
 def _describe(fault: Exception | None) -> str:
