@@ -80,13 +80,13 @@ def on_small_disk(workspace: Workspace, size: str, when: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_11_a_full_disk_leaves_no_run_and_says_where(workspace_of: Workspace) -> None:
+def test_row_11_a_full_disk_leaves_no_run_and_says_where(workspace_of: Workspace) -> None:
     (told,) = on_small_disk(workspace_of, "64k", "before")
     assert told.startswith(f"11 no run can be written in {workspace_of.root}/runs No space left on device; 0.0 GB free")
     assert told.endswith("['filler']")
 
 
-def test_12_a_disk_that_fills_up_while_it_trains(workspace_of: Workspace) -> None:
+def test_row_12_a_disk_that_fills_up_while_it_trains(workspace_of: Workspace) -> None:
     first, message = on_small_disk(workspace_of, "2m", "while")
     assert first.startswith("failed disk-full True 0 ['weights/steady-step00000003.safetensors'")
     assert "the disk is full" in message
@@ -100,7 +100,7 @@ def limited() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 
 
-def test_12_a_file_that_may_not_grow_stays_as_it_was(tmp_path: Path) -> None:
+def test_row_12_a_file_that_may_not_grow_stays_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "tags.json"
     target.write_text("old")
     program = "import sys; from pathlib import Path; from lorakit import atomic; atomic.write_bytes(Path(sys.argv[1]), b'x' * 999)"
@@ -112,7 +112,7 @@ def test_12_a_file_that_may_not_grow_stays_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 40, 120])
-def test_13_a_cut_checkpoint_is_listed_as_torn_and_never_offered(tmp_path: Path, size: int) -> None:
+def test_row_13_a_cut_checkpoint_is_listed_as_torn_and_never_offered(tmp_path: Path, size: int) -> None:
     run = born(tmp_path)
     safetensors(run.weights / "a-000001.safetensors")
     os.truncate(safetensors(run.weights / "a.safetensors"), size)
@@ -134,7 +134,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Works
     return bake_steady(workspace, on_update=stop), workspace
 
 
-def test_14_a_half_written_state_is_passed_over_and_named(stopped: tuple[Run, Workspace]) -> None:
+def test_row_14_a_half_written_state_is_passed_over_and_named(stopped: tuple[Run, Workspace]) -> None:
     run, _ = stopped
     newest, *others = training_states(run)
     for damage in (
@@ -151,7 +151,7 @@ def test_14_a_half_written_state_is_passed_over_and_named(stopped: tuple[Run, Wo
         assert passed.fault
 
 
-def test_25_inputs_that_changed_are_named_and_nothing_is_trained(stopped: tuple[Run, Workspace]) -> None:
+def test_row_25_inputs_that_changed_are_named_and_nothing_is_trained(stopped: tuple[Run, Workspace]) -> None:
     run, workspace = stopped
     runs = sorted(path.name for path in workspace.runs.iterdir())
     picture = workspace.root / "things" / "1_thing" / "1.png"
@@ -195,7 +195,7 @@ def crc(data: bytes) -> bytes:
     return struct.pack("<I", (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def test_16_a_damaged_event_file_gives_what_can_be_read(tmp_path: Path) -> None:
+def test_row_16_a_damaged_event_file_gives_what_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "events.out.tfevents.1"
     records = [scalar(step, step / 8) for step in range(1, 9)]
     whole = b"".join(records)
