@@ -57,6 +57,7 @@ docs: $(VENV)/.builtin
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cli_startup.py
 	$(BIN)/python benchmarks/plan_10k.py
+	$(BIN)/python benchmarks/archive_10k.py
 	$(BIN)/python benchmarks/launch_overhead.py
 
 clean:
