@@ -12,7 +12,7 @@ import pytest
 
 from lorakit.archive.birth import STAGING, birth
 from lorakit.archive.diagnose_log import Reason, Status
-from lorakit.archive.records import state, started_record
+from lorakit.archive.records import started_record, state
 from lorakit.archive.repair import Action, repair_archive, repair_run
 from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.archive.seal import seal, verify
