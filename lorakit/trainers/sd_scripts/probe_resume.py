@@ -62,6 +62,7 @@ class Going:
         self.length = 0
         self.offset = 0
         self.recorder: Any = None
+        self.group: Any = None
         self.restored = False
         self.dice: dict[str, Any] = {}
         self.item_dice: dict[str, Any] = {}
@@ -100,7 +101,7 @@ class Going:
         here, args, accelerator = frame.f_locals, self.probe.args, self.probe.accelerator
         loader = here.get("train_dataloader")
         self.length = len(loader) if loader is not None else 0
-        self.group = here.get("train_dataset_group")
+        self.group = getattr(loader, "dataset", None)
         if self.position is None:
             return epochs
         position = self.position = placed(self.position, here, args, int(accelerator.num_processes))
@@ -152,7 +153,7 @@ class Going:
 
     def load_item(self, original: Callable[..., Any], group: Any, *arguments: Any) -> Any:
         """Random numbers of captions and crops: the batch after next is loaded ahead, one is loaded and passed over."""
-        if group is getattr(self, "group", None):
+        if group is self.group:
             self.items += 1
             position = self.position
             if position is not None and position.batches and self.items in (2, 3):
@@ -304,7 +305,7 @@ def dataset_at(here: dict[str, Any], position: Position, workers: int) -> None:
 
     It shuffles when the loader has met a new epoch, after the epoch's first batch; loader workers begin with the main process' order.
     """
-    group = here.get("train_dataset_group")
+    group = getattr(here.get("train_dataloader"), "dataset", None)  # the trainer itself has let go of it
     if group is None or not hasattr(group, "set_current_epoch"):
         return
     if workers and position.batches:
