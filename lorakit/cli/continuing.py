@@ -26,9 +26,9 @@ Detach = Annotated[bool, typer.Option("--detach", help="Return once it has start
 
 
 def resume(run: RunName = "latest", *, anyway: Anyway = False, detach: Detach = False, as_json: Json = False) -> None:
-    """Go on with a run that was stopped or cut short, from its last whole training state.
+    """Go on with a run from its last whole training state.
 
-    It becomes a further attempt of the same run: steps, rates, file names and curves count on where the state stands, and nothing that
+    For runs that were stopped or cut short. It becomes a further attempt of the same run: steps, rates, file names and curves count on where the state stands, and nothing that
     is sealed changes. A run without a state is never started anew in silence: that is what `lorakit rerun` is for.
     """
     from lorakit.archive.run import open_run
@@ -93,9 +93,9 @@ def repair(
     *,
     as_json: Json = False,
 ) -> None:
-    """Put the archive right after a crash: end and seal dead runs, sweep what is left over, rebuild the index.
+    """Put the archive right after a crash.
 
-    Safe beside runs that train, and as often as wanted. Says what it did, and what it found torn or damaged and left alone.
+    Ends and seals dead runs, sweeps up what is left over, rebuilds the index. Safe beside runs that train, and as often as wanted. Says what it did, and what it found torn or damaged and left alone.
     """
     from lorakit.archive.repair import repair_archive, repair_run
     from lorakit.archive.run import open_run

@@ -106,7 +106,10 @@ def start_of_last(file: BinaryIO, count: int, *, block: int = 1 << 16) -> int:
 
 
 def verify(run: RunName = "latest", *, as_json: Json = False) -> None:
-    """Check a run against its seal; exit code 9 when anything differs."""
+    """Check a run against its seal.
+
+    Exit code 9 when anything differs.
+    """
     from lorakit.archive.run import open_run, read_record
     from lorakit.archive.seal import manifests
     from lorakit.archive.seal import verify as differences_of
