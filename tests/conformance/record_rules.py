@@ -211,7 +211,7 @@ _BUCKET: Final = re.compile(r"bucket \d+: resolution \((\d+), (\d+)\), count: (\
 
 
 def _dataset(folder: Path, log: str) -> dict[str, Any]:
-    """Buckets; height and width of cached latents; whether a cached caption is not its picture's."""
+    """Buckets of training, whether one of them is held out too; height and width of cached latents."""
     # A validation dataset prints its buckets after those of training.
     training, _, held_out = log.partition("[Prepare validation dataset")
     buckets = [[int(number) for number in match.groups()] for match in _BUCKET.finditer(training)]
@@ -223,12 +223,6 @@ def _dataset(folder: Path, log: str) -> dict[str, Any]:
         with np.load(path) as arrays:
             keys = [key for key in arrays.files if key.startswith("latents") and "flipped" not in key]
             found["latents"] = list(arrays[keys[0]].shape[-2:])
-    for path in folder.rglob("metadata_cache.json"):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        found["mismatched"] = any(
-            entry["caption"] != Path(image).with_suffix(".txt").read_text(encoding="utf-8")
-            for image, entry in told.items()
-        )
     return found
 
 

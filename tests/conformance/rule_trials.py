@@ -65,7 +65,7 @@ SCENES: Final[Mapping[str, Scene]] = {
     "faces": Scene(sizes=((128, 128), (128, 128)), stem="_60_60_20_20"),
     "other captions": Scene(caption="one, two, three"),
     "six": Scene(sizes=((64, 64),) * 6),
-    "shapes": Scene(sizes=((128, 32), (96, 32), (64, 64), (32, 96), (32, 128), (32, 32))),
+    "shapes": Scene(sizes=((128, 32), (96, 32), (64, 64), (32, 96), (32, 128))),
     "no images": Scene(sizes=()),
     "toml": Scene(texts={"data.toml": _TOML}),
     "toml and reg": Scene(texts={"data.toml": _TOML, "reg/1_thing/x.txt": "a picture"}),
