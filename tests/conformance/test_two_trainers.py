@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lorakit.trainers.sd_scripts import tokenizers
 from tests.conformance.test_probe import CHECKOUT, SCRIPT
 from tests.conformance.trainer_cases import BASE, CASES, INIT, Case, lay_out
 from tests.conformance.two_trainers import (
+    CURVES,
     DATA,
     TOLERANCE,
     Trained,
@@ -113,18 +114,31 @@ def test_side_by_side(case: str, root: Path, real: WarmTrainer) -> None:
     assert float(np.mean(apart)) < TOLERANCE["weights"]
 
 
-@pytest.mark.parametrize("case", [pytest.param("epsilon", marks=side_by_side)])
+LEARNED: dict[str, Any] = json.loads(CURVES.read_text(encoding="utf-8"))
+
+
+def test_recorded_curves_agree_within_the_spread_of_seeds() -> None:
+    within_spread(LEARNED["mean_losses"])
+
+
+@pytest.mark.parametrize("case", [pytest.param(LEARNED["case"], marks=side_by_side)])
 def test_curves_agree_within_the_spread_of_seeds(case: str, root: Path, real: WarmTrainer) -> None:
-    """With chance left in, both trainers' mean losses differ by no more than those of two seeds of one."""
+    """With chance left in, both trainers' mean losses differ by no more than those of the seeds of one."""
     lay_out(CASES[case], root)
-    steps = 24
-    ours = [mean(train_builtin(CASES[case], root, "--seed", str(seed), steps=steps, fixed=False)) for seed in (1, 2, 3)]
-    theirs = [
-        mean(train_sd_scripts(CASES[case], root, real, "--seed", str(seed), steps=steps, fixed=False))
-        for seed in (1, 2, 3)
-    ]
-    spread = max(max(ours) - min(ours), max(theirs) - min(theirs))
-    assert abs(np.mean(ours) - np.mean(theirs)) <= spread, (ours, theirs)
+    steps = LEARNED["steps"]
+    losses: dict[str, list[float]] = {"builtin": [], "sd-scripts": []}
+    for seed in LEARNED["seeds"]:
+        words = ("--seed", str(seed))
+        losses["builtin"].append(mean(train_builtin(CASES[case], root, *words, steps=steps, fixed=False)))
+        losses["sd-scripts"].append(mean(train_sd_scripts(CASES[case], root, real, *words, steps=steps, fixed=False)))
+    within_spread(losses)
+    assert losses["sd-scripts"] == pytest.approx(LEARNED["mean_losses"]["sd-scripts"], rel=1e-3)
+
+
+def within_spread(losses: Mapping[str, list[float]]) -> None:
+    ours, theirs = losses["builtin"], losses["sd-scripts"]
+    spread = min(max(ours) - min(ours), max(theirs) - min(theirs))
+    assert abs(np.mean(ours) - np.mean(theirs)) <= spread, losses
 
 
 def mean(trained: Trained) -> float:
@@ -185,4 +199,6 @@ def test_the_page_tells_what_was_measured() -> None:
         assert told[name] == f"{measured[name]['loss']:.0e}", name
         assert measured[name]["loss"] <= TOLERANCE["loss"], name
         assert measured[name]["moved"] <= TOLERANCE["moved"], name
+    for kind, losses in LEARNED["mean_losses"].items():
+        assert f"{kind} {np.mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})" in text
     assert json.loads(DATA.read_text(encoding="utf-8"))["commit"][:7] in text

@@ -33,6 +33,7 @@ from tests.conformance.trainer_cases import BASE, CASES, INIT, Case, lay_out, st
 from tests.conformance.warm_trainer import WarmTrainer
 
 __all__ = [
+    "CURVES",
     "DATA",
     "TOLERANCE",
     "Trained",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 DATA: Final = Path(__file__).with_name("data") / "two_trainers.json"
+CURVES: Final = DATA.with_name("two_trainers_curves.json")
 _DRAWS: Final = Path(__file__).with_name("fixed_draws.py")
 #: How far apart the trainers may be, relative: a batch's loss; the length of what a part was trained by; the mean of all weights
 #: (absolute: AdamW's first steps are as long as the rate, so that a gradient of rounding alone moves a weight, too).
@@ -279,10 +281,10 @@ def _write(commit: str, found: Mapping[str, dict[str, Any]], measured: Mapping[s
             if case["keys"] == first["keys"]:
                 del case["keys"]
         lines.append(f"    {json.dumps(name)}: {json.dumps(case)}")
-    apart = [f"    {json.dumps(name)}: {json.dumps(measured[name])}" for name in names]
+    differences = [f"    {json.dumps(name)}: {json.dumps(measured[name])}" for name in names]
     DATA.write_text(
         f'{{\n  "commit": {json.dumps(commit)},\n  "cases": {{\n' + ",\n".join(lines)
-        + '\n  },\n  "measured": {\n' + ",\n".join(apart) + "\n  }\n}\n",
+        + '\n  },\n  "measured": {\n' + ",\n".join(differences) + "\n  }\n}\n",
         encoding="utf-8",
     )  # fmt: skip
 
