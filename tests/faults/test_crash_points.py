@@ -5,8 +5,12 @@ Each path runs in a process that forks at step k and dies there by its own hand 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +27,12 @@ from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal, verify
 from lorakit.archive.states import settle
 from lorakit.atomic import TEMP_MARK
+from lorakit.bake.resume import _staged
 from tests.archive.made import born, ended, fact
 from tests.archive.test_repair import GONE, dead
 
 
-def crashes(path: Path, make: Callable[[Path], None], work: Callable[[Path], None]) -> Iterator[Path]:
+def crashes(path: Path, make: Callable[[Path], object], work: Callable[[Path], object]) -> Iterator[Path]:
     """Folders that ``make`` laid out and in which ``work`` was killed at step 1, 2, 3, …; the last one got through."""
     for number in range(1, 1000):
         folder = path / str(number)
@@ -37,7 +42,7 @@ def crashes(path: Path, make: Callable[[Path], None], work: Callable[[Path], Non
         if child == 0:
             atomic._CRASH_NUMBER, atomic._crossed = (
                 str(number),
-                iter(range(1, 10**9)),
+                itertools.count(1),
             )  # as the environment would set it
             try:
                 work(folder)
@@ -51,6 +56,13 @@ def crashes(path: Path, make: Callable[[Path], None], work: Callable[[Path], Non
         if status == 0:
             assert number > 1, "this path has no crash points"
             return
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: hundreds of crashes with an fsync at every step would wait for the disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        yield Path(folder)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -75,9 +87,6 @@ def age(runs: Path) -> None:
 
 
 def test_the_variable_kills(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     program = (
         "import sys; from pathlib import Path; from lorakit import atomic; atomic.write_text(Path(sys.argv[1]), 'new')"
     )
@@ -95,9 +104,7 @@ def test_a_file_is_old_or_new(tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         atomic.write_text(folder / "a", "the new text")
 
-    found = [
-        (folder / "a").read_text() for folder in crashes(tmp_path, lambda f: (f / "a").write_text("old") and None, work)
-    ]
+    found = [(folder / "a").read_text() for folder in crashes(tmp_path, lambda f: (f / "a").write_text("old"), work)]
     assert set(found) == {"old", "the new text"}
     assert found == sorted(found), "once new it stays new"
 
@@ -154,7 +161,7 @@ def test_a_seal_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     def work(runs: Path) -> None:
         seal(list_runs(runs)[0], 1)
 
-    for runs in crashes(tmp_path, lambda f: ended(born(f)) and None, work):
+    for runs in crashes(tmp_path, lambda f: ended(born(f)), work):
         for path in manifests(list_runs(runs)[0]):
             assert verify(Run(path.parent)) == ()
         assert_repaired(runs)
@@ -164,12 +171,13 @@ def test_settling(tmp_path: Path) -> None:
     def work(runs: Path) -> None:
         settle(list_runs(runs)[0])
 
-    for runs in crashes(tmp_path, lambda f: dead(f) and None, work):
+    for runs in crashes(tmp_path, dead, work):
         (run,) = list_runs(runs)
         assert (run.weights / "a-000001-state").is_dir() != (run.state / "a-000001-state").is_dir()
         assert_repaired(runs)
 
 
+@pytest.mark.slow
 def test_repair_itself(tmp_path: Path) -> None:
     def make(runs: Path) -> None:
         dead(runs)
@@ -182,6 +190,26 @@ def test_repair_itself(tmp_path: Path) -> None:
     for runs in crashes(tmp_path, make, work):
         record = read_record(list_runs(runs)[0].attempt(1).ended)
         assert record is None or record["status"] == "interrupted"
+        assert_repaired(runs)
+
+
+def test_a_further_attempt_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def make(runs: Path) -> None:
+        run = dead(runs)
+        repair_run(run)
+
+    def work(runs: Path) -> None:
+        (run,) = list_runs(runs)
+        attempt = run.attempt(2)
+        with _staged(attempt) as staging:
+            for path in (attempt.resumed, attempt.command):
+                (staging / path.name).write_bytes(b'{"schema": 1, "time": 1.0}')
+                atomic.crash_point("attempt:file")
+
+    for runs in crashes(tmp_path, make, work):
+        (run,) = list_runs(runs)
+        if run.last_attempt.number == 2:
+            assert read_record(run.attempt(2).resumed) == read_record(run.attempt(2).command)
         assert_repaired(runs)
 
 
