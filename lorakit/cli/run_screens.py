@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.diagnose_log import Reason, Status
 from lorakit.archive.facts import RESULTS, Kind
 from lorakit.archive.run import read_record
+from lorakit.archive.states import training_states
 from lorakit.cli import screen
 from lorakit.errors import ArchiveError
 from lorakit.preset.units import Alpha, format_number
@@ -211,6 +212,8 @@ def ending(state: RunState, preset: str) -> list[Text]:
         rows = [("log", f"lorakit logs {short} --tail 40")]
         if state.status in {Status.STOPPED, Status.INTERRUPTED}:
             rows.append(("again", f"lorakit bake {shlex.quote(preset)}"))
+            if any(one.whole for one in training_states(state.run)):
+                rows[-1] = ("go on", f"lorakit resume {short}")
     return [*lines, *(_field(label, command) for label, command in rows)]
 
 
