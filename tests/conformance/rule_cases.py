@@ -259,7 +259,7 @@ _LOSS: Final = (
                          _t({"loss.min_timestep": 500, "loss.max_timestep": 500})),
            Same(_t({"loss.min_timestep": 600, "loss.max_timestep": 500}),
                 _t({"loss.min_timestep": 500, "loss.max_timestep": 501}), of="loss.0"),
-           speaks=_each({"loss.max_timestep": 500}, {"loss.min_timestep": 600}, {"loss.min_timestep": 500}),
+           speaks=(_t({"loss.min_timestep": 600, "loss.max_timestep": 500}), _t({"loss.min_timestep": 500, "loss.max_timestep": 500})),
            silent=(_t({"loss.min_timestep": 500, "loss.max_timestep": 501}),)),
     ignored("LK149", *_pairs(_HUBER, {"loss.huber_scale": 3.0}),
             matters=((_t({**_HUBER, "loss.huber_schedule": "constant", "loss.huber_scale": 3.0}),
@@ -404,12 +404,14 @@ _EXTRA: Final = (
     proven("LK416", Fails(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}, "empty cache"),
                           "ValueError", _LOOP),
            Trains(_t({**_CACHED, "memory.cache_latents_to_disk": True}, "empty cache")),
-           speaks=(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}, "empty cache"),),
+           Trains(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}})),
+           speaks=(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}),
+                   _t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}, "empty cache"),),
            silent=(_t({**_CACHED, "memory.cache_latents_to_disk": True}, "empty cache"),)),
     # Where the cache is read: other captions for the pictures that are left, and the same ones where none are held out.
     proven("LK417", Differs(Trial(_INFO_SPLIT, "six", after=Trial(_INFO_SPLIT, "six")), _t(_SPLIT, "six")),
            Same(Trial(_INFO, "six", after=Trial(_INFO, "six")), _t({}, "six")),
-           speaks=(_t(_INFO_SPLIT, "six"),), silent=(_t(_INFO, "six"), _t(_SPLIT, "six"))),
+           speaks=(Trial(_INFO_SPLIT, "six", after=Trial(_INFO_SPLIT, "six")), _t(_INFO_SPLIT, "six"),), silent=(_t(_INFO, "six"), _t(_SPLIT, "six"))),
     ignored("LK418", *_pairs({}, {"extra": {"base_weights_multiplier": [0.5]}})),
 )  # fmt: skip
 
