@@ -406,12 +406,12 @@ _EXTRA: Final = (
            Trains(_t({**_CACHED, "memory.cache_latents_to_disk": True}, "empty cache")),
            Trains(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}})),
            speaks=(_t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}),
-                   _t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}, "empty cache"),),
+                   _t({**_CACHED, "memory.cache_latents_to_disk": True, "extra": {"skip_cache_check": True}}, "empty cache")),
            silent=(_t({**_CACHED, "memory.cache_latents_to_disk": True}, "empty cache"),)),
     # Where the cache is read: other captions for the pictures that are left, and the same ones where none are held out.
     proven("LK417", Differs(Trial(_INFO_SPLIT, "six", after=Trial(_INFO_SPLIT, "six")), _t(_SPLIT, "six")),
            Same(Trial(_INFO, "six", after=Trial(_INFO, "six")), _t({}, "six")),
-           speaks=(Trial(_INFO_SPLIT, "six", after=Trial(_INFO_SPLIT, "six")), _t(_INFO_SPLIT, "six"),), silent=(_t(_INFO, "six"), _t(_SPLIT, "six"))),
+           speaks=(Trial(_INFO_SPLIT, "six", after=Trial(_INFO_SPLIT, "six")), _t(_INFO_SPLIT, "six")), silent=(_t(_INFO, "six"), _t(_SPLIT, "six"))),
     ignored("LK418", *_pairs({}, {"extra": {"base_weights_multiplier": [0.5]}})),
 )  # fmt: skip
 
