@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
     from lorakit.workspace import Workspace
 
-__all__ = ["OnUpdate", "bake", "carry_out", "follow", "request_stop", "start", "trouble"]
+__all__ = ["OnUpdate", "bake", "carry_out", "follow", "interrupts", "request_stop", "start", "trouble"]
 
 #: Called with the run and the new protocol records (often none) about twenty times a second, first when the run is born.
 #: ``{"type": "stop", "level": n}`` is lorakit's own record: somebody asked for a stop.
@@ -150,9 +150,19 @@ def request_stop(run: Run, level: int = 1, *, within: float | None = None) -> No
         write_once(attempt.stop(level), dump_json(record))
 
 
-@contextlib.contextmanager
-def _interrupts(run: Run) -> Iterator[None]:
+def _interrupts(run: Run) -> contextlib.AbstractContextManager[None]:
     """While a run is watched, Ctrl-C is for the run: once, twice, thrice."""
+
+    def ask(level: int) -> None:
+        with contextlib.suppress(ArchiveError):  # it ended by itself meanwhile
+            request_stop(run, level)
+
+    return interrupts(ask)
+
+
+@contextlib.contextmanager
+def interrupts(ask: Callable[[int], None]) -> Iterator[None]:
+    """In the main thread, Ctrl-C asks for level 1, 2 and then 3 for as long as the block runs, in place of ending it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -162,8 +172,7 @@ def _interrupts(run: Run) -> Iterator[None]:
         nonlocal pressed
         del number, frame
         pressed = min(3, pressed + 1)
-        with contextlib.suppress(ArchiveError):  # it ended by itself meanwhile
-            request_stop(run, pressed)
+        ask(pressed)
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

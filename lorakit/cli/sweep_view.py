@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -57,6 +56,7 @@ def baked_side_by_side(
 ) -> list[Outcome]:
     """Bake several trials at once and show the table. Ctrl-C stops what trains, saved; again faster, once more kills."""
     from lorakit.bake.bake import bake as bake_of
+    from lorakit.bake.bake import interrupts
     from lorakit.cli.baking import words_typed
     from lorakit.sweep import scheduler
 
@@ -73,8 +73,13 @@ def baked_side_by_side(
         finally:
             training.pop(trial.identity, None)
 
+    def on_interrupt(level: int) -> None:
+        stop.ask("stopped")
+        for run in list(training.values()):
+            _ask(run, level)
+
     outcomes: list[Outcome] = []
-    with _interrupts(training, stop), _shown(folder, workspace, out):
+    with interrupts(on_interrupt), _shown(folder, workspace, out):
         for outcome in scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, stop=stop):
             outcomes.append(outcome)
             if not out.is_terminal:
@@ -90,28 +95,6 @@ def _line(outcome: Outcome) -> Text:
         return run_screens.headline(state(outcome.run))
     why = f": {outcome.error.what}" if outcome.error else ""
     return screen.text((outcome.trial.name, "strong"), f"  {outcome.ended.value}{why}")
-
-
-@contextlib.contextmanager
-def _interrupts(training: dict[str, Run], stop: Stop) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = 0
-
-    def on_interrupt(number: int, frame: object) -> None:
-        nonlocal pressed
-        del number, frame
-        pressed = min(3, pressed + 1)
-        stop.ask("stopped")
-        for run in list(training.values()):
-            _ask(run, pressed)
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _ask(run: Run, level: int) -> None:
