@@ -81,7 +81,8 @@ def archived_preset(run: Run) -> ResolvedPreset:
                 value["kind"], None if file is None else Path(file), value.get("line"), str(value.get("text") or "")
             )
     path = Path(request["preset"]) if isinstance(request.get("preset"), str) else run.preset
-    return dataclasses.replace(resolved, source_text=source, path=path, provenance=provenance)
+    chain = tuple(Path(str(each)) for each in request.get("chain") or (path,))
+    return dataclasses.replace(resolved, source_text=source, path=path, chain=chain, provenance=provenance)
 
 
 def differences(run: Run, prepared: Prepared) -> tuple[str, ...]:
