@@ -18,6 +18,7 @@ from lorakit.bake.bake import bake
 from lorakit.bake.cache_store import cache_root, entries, remove
 from lorakit.preset.files import load_preset
 from lorakit.workspace import Workspace
+from tests.bake.runs import wait_for
 
 ON_DISK = (
     "memory.cache_latents_to_disk=true",
@@ -70,6 +71,18 @@ def test_changed_data_trains_like_fresh_data(workspace: Workspace) -> None:
     fresh = baked(workspace)
     assert used(fresh) == {"latents": (0, 4), "text": (0, 4)}
     assert weights(changed) == weights(fresh) != weights(before)
+
+
+@pytest.mark.slow
+def test_two_bakes_at_once_make_it_once(workspace: Workspace) -> None:
+    resolved = load_preset(workspace.presets / "small.toml", ON_DISK)
+    first, second = (bake(resolved, workspace, detach=True) for _ in range(2))
+    wait_for(lambda: state(first).sealed and state(second).sealed, 240)
+    for run in (first, second):
+        assert state(run).status == "ok", state(run)
+    found = sorted(used(run)["latents"] for run in (first, second))
+    assert found == [(0, 4), (4, 4)]
+    assert weights(first) == weights(second)
 
 
 @pytest.mark.slow
