@@ -14,12 +14,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lorakit.archive.birth import STAGING
-from lorakit.archive.diagnose_log import Status, log_tail
+from lorakit.archive.diagnose_log import Reason, Status, log_tail
 from lorakit.archive.progress import read_progress
 from lorakit.archive.records import is_alive, is_newer, results, state
 from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
@@ -36,7 +36,7 @@ __all__ = ["Action", "repair_archive", "repair_run"]
 _YOUNG: Final = 10.0
 #: A temporary of another machine is left alone for so long; seconds.
 _FOREIGN_AGE: Final = 24 * 3600.0
-_WRITER: Final = re.compile(re.escape(TEMP_MARK) + r"(?P<pid>\d+)-(?:(?P<host>[0-9a-f]{6})-)?")
+_WRITER: Final = re.compile(re.escape(TEMP_MARK) + r"(?P<pid>\d+)(?:$|-(?:(?P<host>[0-9a-f]{6})-)?)")
 _KEPT_LINES: Final = 20
 
 
@@ -87,13 +87,17 @@ def _rebuild(runs_dir: Path, private: Path) -> Action:
     return Action("", "indexed", path.name)
 
 
-def repair_run(run: Run) -> tuple[Action, ...]:
+def repair_run(run: Run, *, gone: str = "") -> tuple[Action, ...]:
     """End, settle, seal and sweep one run as far as nothing of it lives; tell what of it is torn.
 
-    A run that lives, of another machine, or of a newer lorakit is left as it is. Raises OSError when it cannot be written.
+    A run that lives, is queued, of another machine, or of a newer lorakit is left as it is; where somebody knows that such a run
+    is over, for its scheduler says so, ``gone`` is the evidence. Raises OSError when it cannot be written.
     """
     now = state(run)
-    if now.status in {Status.RUNNING, Status.PREPARED, Status.UNKNOWN} or _is_newer(run):
+    left_alone = {Status.RUNNING, Status.PREPARED}
+    if not gone:
+        left_alone |= {Status.QUEUED, Status.UNKNOWN}
+    if now.status in left_alone or _is_newer(run):
         return ()
     attempt = run.last_attempt
     actions = []
@@ -101,7 +105,7 @@ def repair_run(run: Run) -> tuple[Action, ...]:
         if not held or is_alive(attempt):
             return ()  # another repair is at it, or it has just been started
         if not attempt.ended.exists():
-            actions.append(_end(run))
+            actions.append(_end(run, gone))
         if not run.manifest(attempt.number).exists():
             actions += [Action(run.id, "settled", path.relative_to(run.path).as_posix()) for path in settle(run)]
             actions += _sweep_run(run)
@@ -117,9 +121,14 @@ def _is_newer(run: Run) -> bool:
     return any(record is not None and is_newer(record) for record in records)
 
 
-def _end(run: Run) -> Action:
+def _end(run: Run, gone: str) -> Action:
     """Write the end that a dead attempt could not write itself, with what shows that it is dead."""
     now, attempt = state(run), run.last_attempt
+    if gone and not now.is_final:
+        began = attempt.started.exists()
+        reason = Reason.KEEPER_LOST if began else Reason.NEVER_STARTED
+        message = "interrupted: its job ended without a word" if began else "its job left the queue without starting it"
+        now = replace(now, reason=reason, message=message, evidence=gone)
     for path in (*log_parts(attempt.log), attempt.progress):  # the keeper would have done it before the seal
         scrub(path, secret_values(os.environ))
     progress = read_progress(attempt.progress)

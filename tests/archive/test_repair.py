@@ -37,6 +37,7 @@ def dead(runs: Path) -> Run:
     (run.weights / "a-000001-state").mkdir()
     (run.attempt(1).path / f".ended.json{TEMP_MARK}99999999-abcdef12").write_bytes(b"x" * 100)
     (run.weights / f".b-state{TEMP_MARK}99999999-abcdef12").mkdir()
+    (run.attempt(1).ranks / f".exit-0{TEMP_MARK}99999999").write_bytes(b"")  # the shim's
     return run
 
 
@@ -48,7 +49,7 @@ def test_a_dead_run_is_ended_honestly_and_sealed(tmp_path: Path) -> None:
     run = dead(tmp_path)
     assert state(run).status is Status.INTERRUPTED
     actions = repair_run(run)
-    assert kinds(actions) == ["ended", "half-written", "sealed", "settled", "swept", "swept", "torn"]
+    assert kinds(actions) == ["ended", "half-written", "sealed", "settled", "swept", "swept", "swept", "torn"]
     found = state(run)
     assert (found.status, found.reason, found.steps, found.sealed) == (Status.INTERRUPTED, Reason.KEEPER_LOST, 4, True)
     record = read_record(run.attempt(1).ended) or {}
