@@ -3,9 +3,10 @@
     python benchmarks/soak.py --bakes 200 --seed 1
     python benchmarks/soak.py --bakes 20 --trainer builtin --minutes 5
 
-Each bake gets, by the seed, a moment and a victim: its keeper, launcher, shim, trainer, the command that started it, a graceful stop,
-or nothing. Bakes that did not finish are resumed, and the resumed ones are struck too. Afterwards every run must be what the archive
-says it is, `verify` clean, nothing of it alive, no temporary left, and its weights those of all its steps, none lost and none done twice.
+Each attempt of a bake gets, by the seed, a victim (its keeper, launcher, shim, trainer, the command that started it, a graceful stop, or
+nobody) and a moment: some time after its birth, or a step of the training. Bakes that did not finish are resumed, and the resumed ones
+are struck too. Afterwards every run must be what the archive says it is, `verify` clean, nothing of it alive, no temporary left, and its
+weights those of all its steps, none lost and none done twice. With ``--folder`` a soak that was ended goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,42 +39,77 @@ from lorakit.launch.processes import ProcessId, processes_with_cookie
 
 ROOT = Path(__file__).resolve().parents[1]
 VICTIMS = ("keeper", "launcher", "shim", "trainer", "command", "stop", "nobody")
-STEPS = 12
+STEPS = 24
+#: Attempts of a bake that may be struck; the one after them is left to finish.
+STRUCK = 3
 
 
 def main() -> None:
     """Soak and print the figures as JSON; exit code 1 when anything is not as it should be."""
     asked = parse()
-    folder = Path(tempfile.mkdtemp(prefix="lorakit-soak-", dir=asked.folder))
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="lorakit-soak-"))
     environment = workspace(folder, asked.trainer)
+    if asked.quick_launcher:
+        environment["PYTHONPATH"] = str(asked.quick_launcher.resolve())
+    done = {entry["bake"]: entry for entry in read_done(folder)}
     began = time.monotonic()
+
+    def turn(number: int) -> None:
+        """One bake, written down when it is over."""
+        if number in done or time.monotonic() - began > asked.minutes * 60:
+            return
+        entry = one(folder, environment, number, asked)
+        with open(folder / "done.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
     with ThreadPoolExecutor(max_workers=asked.at_once) as pool:
-        futures = [
-            pool.submit(one, folder, environment, random.Random(f"{asked.seed}-{number}"), began, asked)
-            for number in range(asked.bakes)
-        ]
-        struck = Counter(victim for future in futures for victim in future.result())
-    seconds = time.monotonic() - began
+        for future in [pool.submit(turn, number) for number in range(asked.bakes)]:
+            future.result()
+    figures = reckon(folder, asked)
+    print(json.dumps(figures | {"seconds": round(time.monotonic() - began)}, indent=2))
+    if figures["wrong"]:
+        sys.exit(f"kept for a look: {folder}")
+    if not asked.folder:
+        shutil.rmtree(folder)
+
+
+def read_done(folder: Path) -> list[dict[str, Any]]:
+    """The bakes that are over, with what was done to them."""
+    path = folder / "done.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def reckon(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """Repair, judge every run, and sum up."""
     actions = Counter(action.kind for action in repair_archive(folder / "runs"))
     again = [action for action in repair_archive(folder / "runs") if action.done]
-    wrong = [line for run in list_runs(folder / "runs") for line in judged(run, asked.trainer)]
+    runs = list_runs(folder / "runs")
+    wrong = [line for run in runs for line in judged(run, asked.trainer)]
     wrong += [f"repair does it again: {action.kind} {action.what}" for action in again]
     wrong += [f"left over: {path}" for path in folder.rglob("*") if TEMP_MARK in path.name or ".birth-" in path.name]
-    found = [state(run) for run in list_runs(folder / "runs")]
-    print(json.dumps({
+    found = [state(run) for run in runs]
+    strikes = [strike for entry in read_done(folder) for strike in entry["strikes"]]
+    return {
         "trainer": asked.trainer,
         "seed": asked.seed,
         "bakes": len(found),
         "attempts": sum(run.attempt for run in found),
-        "struck": dict(sorted(struck.items())),
+        "struck": dict(sorted(Counter(strike["victim"] for strike in strikes if strike["hit"]).items())),
+        "struck after a state was there": sum(strike["hit"] and strike["states"] > 0 for strike in strikes),
+        "struck while resumed": sum(strike["hit"] and strike["attempt"] > 1 for strike in strikes),
+        "came too late": sum(not strike["hit"] and strike["victim"] != "nobody" for strike in strikes),
         "states": dict(Counter(run.status.value for run in found)),
+        "struck and resumed to the end": sum(run.status is Status.OK and run.attempt > 1 for run in found),
+        "resumed after a state": resumed_from(runs),
+        "lost": sum(any(entry["lost"] for entry in read_done(folder) if entry["run"] == run.id) for run in runs),
         "repaired": dict(sorted(actions.items())),
-        "seconds": round(seconds),
         "wrong": wrong,
-    }, indent=2))  # fmt: skip
-    if wrong:
-        sys.exit(f"kept for a look: {folder}")
-    shutil.rmtree(folder)
+    }
+
+
+def resumed_from(runs: Sequence[Run]) -> int:
+    """Attempts that went on from a state."""
+    return sum(run.attempt(number).resumed.exists() for run in runs for number in range(2, run.last_attempt.number + 1))
 
 
 def parse() -> argparse.Namespace:
@@ -82,9 +119,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trainer", choices=("small", "builtin"), default="small")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further bake after so long")
-    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--within", type=float, default=3.0, help="seconds from an attempt's birth to its strike")
-    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--folder", type=Path, default=None, help="keep everything here, and go on with what is there")
     parser.add_argument("--quick-launcher", type=Path, default=None, help="a folder with a stand-in for accelerate")
     return parser.parse_args()
 
@@ -93,8 +130,11 @@ def workspace(folder: Path, trainer: str) -> dict[str, str]:
     """A workspace for the bakes; gives the environment to bake in."""
     from PIL import Image
 
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SOAK_SECONDS": "0.08"}
+    if (folder / "presets" / "soak.toml").exists():
+        return environment
     pictures = folder / "things" / "1_thing"
-    pictures.mkdir(parents=True)
+    pictures.mkdir(parents=True, exist_ok=True)
     for index in range(4):
         Image.new("RGB", (64, 64), (60 * index, 90, 120)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text(f"thing {index}", encoding="utf-8")
@@ -102,14 +142,14 @@ def workspace(folder: Path, trainer: str) -> dict[str, str]:
     subprocess.run(write, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lines = ""
     if trainer == "small":
-        (folder / "checkout").mkdir()
+        (folder / "checkout").mkdir(exist_ok=True)
         shutil.copy(ROOT / "benchmarks" / "soak_trainer.py", folder / "checkout" / "sdxl_train_network.py")
         lines = f'[sd_scripts]\npath = "{folder / "checkout"}"\npython = "{sys.executable}"\n'
     (folder / "lorakit.toml").write_text(lines, encoding="utf-8")
     kind = "sd-scripts" if trainer == "small" else "builtin"
-    (folder / "presets").mkdir()
+    (folder / "presets").mkdir(exist_ok=True)
     (folder / "presets" / "soak.toml").write_text(PRESET.format(steps=STEPS, kind=kind), encoding="utf-8")
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return environment
 
 
 PRESET = """\
@@ -137,7 +177,7 @@ steps = {steps}
 mixed = "no"
 save = "float"
 [save]
-every_n_steps = 3
+every_n_steps = 2
 state = true
 [trainer]
 kind = "{kind}"
@@ -147,68 +187,84 @@ threads = 1
 """
 
 
-def one(
-    folder: Path, environment: dict[str, str], dice: random.Random, began: float, asked: argparse.Namespace
-) -> list[str]:
-    """One bake with its strikes, resumed until it has finished, at most twice struck while it resumes."""
-    if time.monotonic() - began > asked.minutes * 60:
-        return []
-    if asked.quick_launcher:
-        environment = {**environment, "PYTHONPATH": str(asked.quick_launcher)}
-    struck = []
-    run: Run | None = None
-    for attempt in range(1, 6):
-        victim = dice.choice(VICTIMS) if attempt <= 3 else "nobody"
+def one(folder: Path, environment: dict[str, str], number: int, asked: argparse.Namespace) -> dict[str, Any]:
+    """One bake with its strikes, resumed until it has finished: what was done to it."""
+    name = f"soak{number:04d}"
+    entry: dict[str, Any] = {"bake": number, "run": "", "strikes": [], "lost": ""}
+    run = next(iter(named(folder, name)), None)  # of a soak that was ended in the middle of it
+    first = 1 if run is None else run.last_attempt.number + 1
+    for attempt in range(first, max(first, STRUCK + 1) + 1):
+        dice = random.Random(f"{asked.seed}-{number}-{attempt}")
+        victim = dice.choice(VICTIMS) if attempt <= STRUCK else "nobody"
+        moment = (dice.uniform(0.0, asked.within), None) if dice.random() < 0.4 else (0.0, dice.randint(1, STEPS))
         line = [sys.executable, "-m", "lorakit", "-C", str(folder)]
-        line += ["bake", "soak", "--json"] if run is None else ["resume", run.id, "--json"]
-        known = {path.name for path in (folder / "runs").glob("*_soak_*")}
+        line += ["bake", "soak", "--set", f"name={name}", "--json"] if run is None else ["resume", run.id, "--json"]
         with open(folder / "commands.log", "ab") as log:
             process = subprocess.Popen(line, env=environment, stdout=log, stderr=log, cwd=folder)
-        run = run or born(folder, process, known)
+        while run is None and process.poll() is None:
+            time.sleep(0.02)
+            run = next(iter(named(folder, name)), None)
         if run is None:
-            continue
-        struck.append(strike(run, attempt, victim, process, moment=dice.uniform(0.0, asked.within)))
+            entry["lost"] = f"bake ended with {process.wait()} and no run"
+            break
+        entry["run"] = run.id
+        entry["strikes"].append(strike(run, attempt, victim, process, moment=moment))
         process.wait()
         settle_down(run)
-        if state(run).status is Status.OK:
+        if run.last_attempt.number < attempt:
+            entry["lost"] = f"attempt {attempt} did not begin"
+        steps = [kept.step or 0 for kept in training_states(run) if kept.whole]
+        if entry["lost"] or not steps or state(run).status is Status.OK:
             break
-        if not any(one.whole for one in training_states(run)):
-            struck.append("no state yet")
-            break
-    return struck
+    else:
+        entry["lost"] = f"nobody struck the last attempt, and it is {state(run).status.value}" if run else "no run"
+    return entry
 
 
-def born(folder: Path, process: subprocess.Popen[bytes], known: set[str]) -> Run | None:
-    """The run that a command has made: the one that its own process started."""
-    while process.poll() is None:
-        for run in list_runs(folder / "runs"):
-            if run.id not in known and _claims.setdefault(run.id, process.pid) == process.pid:
-                return run
-        time.sleep(0.01)
-    return None
+def named(folder: Path, name: str) -> list[Run]:
+    """The run of a bake; none while it is being born."""
+    return [Run(path) for path in (folder / "runs").glob(f"*_{name}_*")]
 
 
-_claims: dict[str, int] = {}
-
-
-def strike(run: Run, attempt: int, victim: str, process: subprocess.Popen[bytes], *, moment: float) -> str:
-    """Wait for a random moment of this attempt and kill the victim; says who was struck."""
+def strike(
+    run: Run, attempt: int, victim: str, process: subprocess.Popen[bytes], *, moment: tuple[float, int | None]
+) -> dict[str, Any]:
+    """Wait for a moment of this attempt (seconds after its birth, or a step) and kill the victim; says what was done."""
+    after, step = moment
     while run.last_attempt.number < attempt and process.poll() is None:
-        time.sleep(0.01)
-    until = time.monotonic() + moment
-    while time.monotonic() < until and process.poll() is None:
-        time.sleep(0.005)
+        time.sleep(0.02)
+    until = time.monotonic() + after
+    while process.poll() is None and (
+        time.monotonic() < until or (step is not None and stands_at(run, attempt) < step)
+    ):
+        time.sleep(0.02)
+    done = {"attempt": attempt, "victim": victim, "step": stands_at(run, attempt), "hit": False}
+    done["states"] = sum(kept.whole for kept in training_states(run))
     if victim == "nobody" or process.poll() is not None:
-        return "nobody"
+        return done
     if victim == "command":
         process.kill()
-        return victim
+        return done | {"hit": True}
     if victim == "stop":
-        subprocess.run([sys.executable, "-m", "lorakit", "-C", str(run.path.parents[1]), "stop", run.id],
-                       check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        return victim
+        line = [sys.executable, "-m", "lorakit", "-C", str(run.path.parents[1]), "stop", run.id]
+        ended = subprocess.run(line, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return done | {"hit": ended.returncode == 0}
     who = pid_of(run, victim)
-    return victim if who is not None and who.kill(signal.SIGKILL) else f"{victim}: not there"
+    return done | {"hit": who is not None and who.kill(signal.SIGKILL)}
+
+
+def stands_at(run: Run, attempt: int) -> int:
+    """The step that an attempt is known to have done."""
+    try:
+        lines = run.attempt(attempt).progress.read_bytes().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError):
+            continue
+    return 0
 
 
 def pid_of(run: Run, victim: str) -> ProcessId | None:
@@ -252,7 +308,7 @@ def judged(run: Run, trainer: str) -> list[str]:
         if is_alive(run.attempt(number)) or (cookie and processes_with_cookie(cookie)):
             wrong.append(f"something of attempt {number} lives")
     if found.status is Status.OK:
-        final = [entry for entry in checkpoints(run) if Path(entry["path"]).name == "soak.safetensors"]
+        final = [entry for entry in checkpoints(run) if Path(entry["path"]).name == f"{found.name}.safetensors"]
         if found.steps != STEPS or not final or "fault" in final[0]:
             wrong.append(f"is ok with {found.steps} steps and {final}")
         elif trainer == "small" and (run.path / final[0]["path"]).read_bytes()[-64:] != value_after(STEPS):
@@ -270,7 +326,7 @@ def other_tensors(run: Run, path: Path) -> list[str]:
     if not _reference:
         for other in list_runs(run.path.parent):
             if state(other).status is Status.OK and other.last_attempt.number == 1:
-                _reference["data"] = tensors(other.weights / "soak.safetensors")
+                _reference["data"] = tensors(other.weights / f"{state(other).name}.safetensors")
                 break
         else:
             return []
