@@ -18,6 +18,7 @@ class Status(StrEnum):
     """Where a run stands."""
 
     PREPARED = "prepared"
+    QUEUED = "queued"
     RUNNING = "running"
     OK = "ok"
     FAILED = "failed"
@@ -151,6 +152,8 @@ def _stopped(evidence: Evidence) -> Verdict:
         and _complete(evidence)
     ):
         return Verdict(Status.OK, Reason.OK, _steps(evidence), _WELL)
+    if evidence.keeper_signalled and evidence.batch_job and evidence.signal in {signal.SIGTERM, signal.SIGKILL}:
+        return _terminated(evidence, "what was saved before is kept")  # the batch system signalled the ranks as well
     if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
         return Verdict(Status.FAILED, found.reason, found.message, found.evidence)

@@ -24,7 +24,7 @@ BIRTH_GRACE: Final = 30.0
 class RunState:
     """Everything a list of runs shows about one, computed from its facts at one moment.
 
-    ``status`` is prepared, running, ok, failed, stopped, interrupted, unknown (another machine's) or damaged; ``reason`` a
+    ``status`` is prepared, queued (for a batch job), running, ok, failed, stopped, interrupted, unknown (another machine's) or damaged; ``reason`` a
     stable word for why; ``message`` one line for the reader, ``evidence`` one line of what shows it. Losses as in Progress. Times in unix seconds, ``seconds``
     is wall time, memory in bytes. ``problems`` names records that cannot be read; ``read_only`` says that a newer lorakit
     wrote some of them, so that this one shows the run and never writes to it.
@@ -64,7 +64,7 @@ class RunState:
     @property
     def is_final(self) -> bool:
         """Whether it will not change by itself any more."""
-        return self.status not in {Status.RUNNING, Status.PREPARED, Status.UNKNOWN}
+        return self.status not in {Status.RUNNING, Status.PREPARED, Status.QUEUED, Status.UNKNOWN}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ids and path of the run included."""
@@ -103,7 +103,9 @@ def state(run: Run) -> RunState:
         "run": run,
         "attempt": attempt.number,
         "name": str((request or {}).get("name") or run.name),
-        "created": _number(((read_record(attempt.resumed) if attempt.number > 1 else None) or request or {}).get("time")),
+        "created": _number(
+            ((read_record(attempt.resumed) if attempt.number > 1 else None) or request or {}).get("time")
+        ),
         "started": _number((started or {}).get("time")),
         "sealed": run.manifest(attempt.number).is_file(),
         "tags": _tags(run.tags),
@@ -214,6 +216,12 @@ def _life(
         return Status.DAMAGED, Reason.RECORDS, "started.json cannot be read"
     if common["problems"]:
         return Status.DAMAGED, Reason.RECORDS, "; ".join(common["problems"])
+    if (job := read_record(attempt.job)) is not None:
+        return (
+            Status.QUEUED,
+            Reason.NONE,
+            f"it waits for job {job.get('job', '?')}, or that is gone: the scheduler knows",
+        )
     created = common["created"]
     if created is not None and abs(time.time() - created) < BIRTH_GRACE:
         return Status.PREPARED, Reason.NONE, "about to start"

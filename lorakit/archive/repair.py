@@ -14,12 +14,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lorakit.archive.birth import STAGING
-from lorakit.archive.diagnose_log import Reason, Status, log_tail
+from lorakit.archive.diagnose_log import Status, Verdict, log_tail
 from lorakit.archive.progress import read_progress
 from lorakit.archive.records import is_alive, is_newer, results, state
 from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
@@ -87,15 +87,15 @@ def _rebuild(runs_dir: Path, private: Path) -> Action:
     return Action("", "indexed", path.name)
 
 
-def repair_run(run: Run, *, gone: str = "") -> tuple[Action, ...]:
+def repair_run(run: Run, *, over: Verdict | None = None) -> tuple[Action, ...]:
     """End, settle, seal and sweep one run as far as nothing of it lives; tell what of it is torn.
 
-    A run that lives, is queued, of another machine, or of a newer lorakit is left as it is; where somebody knows that such a run
-    is over, for its scheduler says so, ``gone`` is the evidence. Raises OSError when it cannot be written.
+    A run that lives, is queued, of another machine, or of a newer lorakit is left as it is; where somebody knows that a queued or
+    foreign run is over, for its scheduler says so, ``over`` is how it ended. Raises OSError when it cannot be written.
     """
     now = state(run)
     left_alone = {Status.RUNNING, Status.PREPARED}
-    if not gone:
+    if over is None:
         left_alone |= {Status.QUEUED, Status.UNKNOWN}
     if now.status in left_alone or _is_newer(run):
         return ()
@@ -105,7 +105,7 @@ def repair_run(run: Run, *, gone: str = "") -> tuple[Action, ...]:
         if not held or is_alive(attempt):
             return ()  # another repair is at it, or it has just been started
         if not attempt.ended.exists():
-            actions.append(_end(run, gone))
+            actions.append(_end(run, over))
         if not run.manifest(attempt.number).exists():
             actions += [Action(run.id, "settled", path.relative_to(run.path).as_posix()) for path in settle(run)]
             actions += _sweep_run(run)
@@ -121,14 +121,11 @@ def _is_newer(run: Run) -> bool:
     return any(record is not None and is_newer(record) for record in records)
 
 
-def _end(run: Run, gone: str) -> Action:
+def _end(run: Run, over: Verdict | None) -> Action:
     """Write the end that a dead attempt could not write itself, with what shows that it is dead."""
     now, attempt = state(run), run.last_attempt
-    if gone and not now.is_final:
-        began = attempt.started.exists()
-        reason = Reason.KEEPER_LOST if began else Reason.NEVER_STARTED
-        message = "interrupted: its job ended without a word" if began else "its job left the queue without starting it"
-        now = replace(now, reason=reason, message=message, evidence=gone)
+    if over is None or now.is_final:
+        over = Verdict(Status.INTERRUPTED, now.reason, now.message, now.evidence)
     for path in (*log_parts(attempt.log), attempt.progress):  # the keeper would have done it before the seal
         scrub(path, secret_values(os.environ))
     progress = read_progress(attempt.progress)
@@ -137,10 +134,10 @@ def _end(run: Run, gone: str) -> Action:
         "run": run.id,
         "attempt": attempt.number,
         "time": time.time(),
-        "status": Status.INTERRUPTED.value,
-        "reason": now.reason.value,
-        "message": now.message,
-        "evidence": now.evidence,
+        "status": over.status.value,
+        "reason": over.reason.value,
+        "message": over.message,
+        "evidence": over.evidence,
         "repaired": True,
         **results(progress),
         "checkpoints": checkpoints(run),
@@ -151,7 +148,7 @@ def _end(run: Run, gone: str) -> Action:
     with contextlib.suppress(FileExistsError):  # its keeper was faster after all
         write_once(attempt.ended, dump_json(record))
     crash_point("repair:ended")
-    return Action(run.id, "ended", f"{now.message} ({now.evidence})" if now.evidence else now.message)
+    return Action(run.id, "ended", f"{over.message} ({over.evidence})" if over.evidence else over.message)
 
 
 def _seal(run: Run, number: int) -> Action | None:

@@ -34,6 +34,11 @@ class Attempt:
         return int(self.path.name)
 
     @property
+    def job(self) -> Path:
+        """Fact: the batch job that this attempt waits for or runs in (which, who asked for it, when)."""
+        return self.path / "job.json"
+
+    @property
     def started(self) -> Path:
         """Fact: the keeper started (who, when, the argv that was launched)."""
         return self.path / "started.json"

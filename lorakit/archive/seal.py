@@ -18,8 +18,8 @@ from lorakit.errors import ArchiveError
 
 __all__ = ["Difference", "manifests", "seal", "sealed_files", "verify"]
 
-#: What the user may change or lorakit may rebuild after the seal.
-UNSEALED: Final = ("analysis", "notes.md", "tags.json")
+#: What the user may change, lorakit may rebuild, or a batch system may write to after the seal.
+UNSEALED: Final = ("analysis", "notes.md", "tags.json", "slurm.log")
 _MANIFEST: Final = re.compile(r"manifest-\d\d+\.json")
 
 

@@ -83,7 +83,7 @@ def purge_all(runs_dir: Path) -> tuple[int, int]:
 
 def _refuse_running(run: Run, *, force: bool) -> None:
     found = state(run)
-    if found.status in {Status.RUNNING, Status.PREPARED} or is_alive(run.last_attempt):
+    if found.status in {Status.RUNNING, Status.PREPARED, Status.QUEUED} or is_alive(run.last_attempt):
         raise ArchiveError(
             f"{run.id} is running", why="a run in training is never removed", todo=f"lorakit stop {run.short} first"
         )

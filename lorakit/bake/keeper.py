@@ -36,8 +36,9 @@ from lorakit.bake.wishes import Circumstances, Wishes
 from lorakit.errors import LorakitError, Stopped
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
 from lorakit.launch.memory import free_memory
-from lorakit.launch.processes import ProcessId, hold_lock
+from lorakit.launch.processes import ProcessId, hold_lock, this_host
 from lorakit.launch.secrets import scrub, secret_values
+from lorakit.launch.slurm import multi_node
 from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
 
 #: Bytes of free space below which nothing can be written any more.
@@ -70,11 +71,14 @@ def main() -> None:
     os._exit(0)
 
 
-def keep(run: Run, attempt: Attempt, *, started: int) -> None:
-    """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more."""
+def keep(run: Run, attempt: Attempt, *, started: int | None = None, patience: float | None = None) -> None:
+    """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more.
+
+    ``patience``, seconds, is how long the graceful stop may take that a first TERM then means (see Wishes).
+    """
     hold_lock(attempt.alive)
     command = json.loads(run.command_of(attempt.number).read_bytes().decode("utf-8", "surrogateescape"))
-    wishes = Wishes(attempt, _relay(attempt, command))
+    wishes = Wishes(attempt, _relay(attempt, command), patience=patience)
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:
@@ -82,8 +86,9 @@ def keep(run: Run, attempt: Attempt, *, started: int) -> None:
     except FileExistsError:
         reserve.path.unlink()
         sys.exit(f"{attempt.path} was started before")
-    os.write(started, b"1")
-    os.close(started)
+    if started is not None:
+        os.write(started, b"1")
+        os.close(started)
     began = time.monotonic()
     kills = _oom_kills()
     fault: Exception | None = None
@@ -136,6 +141,9 @@ def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch
         port=another,
     )
     cookie = f"{run.id}:{attempt.number}:{secrets.token_hex(8)}"
+    if (nodes := int((read_record(attempt.job) or {}).get("nodes") or 1)) > 1:
+        # A job on several nodes: Slurm starts one launcher on each, and this one, on the first, watches over all of them.
+        argv = multi_node(argv, nodes=nodes, processes=shape["processes"], host=this_host(), port=free_port())
     env, changes = training_env(
         os.environ,
         folder=attempt.path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.birth import flush_tree
-from lorakit.archive.diagnose_log import Status
+from lorakit.archive.diagnose_log import Status, Verdict
 from lorakit.archive.records import require_writable, state
 from lorakit.archive.repair import repair_run
 from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
@@ -29,7 +29,7 @@ from lorakit.trainers.choose import PROBE
 if TYPE_CHECKING:
     from lorakit.workspace import Workspace
 
-__all__ = ["Resumption", "pick_state", "resume"]
+__all__ = ["Resumption", "next_attempt", "pick_state", "resume"]
 
 #: Options that a further attempt must not repeat: a state that it would not begin from, a picture of step 0.
 _DROPPED_FLAGS: Final = frozenset({"--sample_at_first", "--skip_until_initial_step"})
@@ -64,8 +64,31 @@ def resume(
     Raises ArchiveError for a run that lives, has finished, or has no whole state, and when its dataset, model files or trainer are
     not what they were (``anyway`` records that instead). Raises what ``bake.prepare`` raises.
     """
+    number = next_attempt(
+        run, workspace, anyway=anyway, on_prepare=on_prepare, on_picked=on_picked, argv=argv
+    )  # fmt: skip
+    carry_out(run, number, detach=detach, on_update=on_update)
+    return run
+
+
+def next_attempt(
+    run: Run,
+    workspace: Workspace,
+    *,
+    anyway: bool = False,
+    over: Verdict | None = None,
+    on_prepare: OnPrepare | None = None,
+    on_picked: Any = None,
+    argv: Sequence[str] = (),
+) -> int:
+    """Prepare a further attempt without starting it; its number. The rest is as in :func:`resume`.
+
+    ``over`` is how the attempt before ended, where this machine cannot tell and somebody else can.
+    """
     require_linux()
     require_writable(run)
+    if over is not None:
+        repair_run(run, over=over)
     _refuse_state(run)
     repair_run(run)  # before a state is picked, for states that a dead keeper left behind move to their place
     picked = pick_state(run)
@@ -75,9 +98,7 @@ def resume(
     found = differences(run, prepared)
     if not anyway:
         refuse_differences(run, found, "resume")
-    number = _prepare_attempt(run, prepared, picked, found, argv)
-    carry_out(run, number, detach=detach, on_update=on_update)
-    return run
+    return _prepare_attempt(run, prepared, picked, found, argv)
 
 
 def _refuse_state(run: Run) -> None:
@@ -85,6 +106,8 @@ def _refuse_state(run: Run) -> None:
     show = f"lorakit show {run.short}"
     if now.status in {Status.RUNNING, Status.PREPARED}:
         raise ArchiveError(f"{run.id} is running", todo=f"lorakit watch {run.short} looks on")
+    if now.status is Status.QUEUED:
+        raise ArchiveError(f"{run.id} is queued", why=now.message, todo=show)
     if now.status is Status.UNKNOWN:
         raise ArchiveError(f"{run.id} cannot be resumed from here", why=now.message, todo=show)
     if now.status is Status.OK:

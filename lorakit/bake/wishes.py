@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lorakit.archive.run import Attempt, read_record
+from lorakit.archive.run import SCHEMA, Attempt, read_record
+from lorakit.atomic import dump_json, write_once
 from lorakit.bake.guard import Guard
 from lorakit.bake.relay import Relay
 from lorakit.launch.supervisor import StopLevel
@@ -70,8 +72,10 @@ class Circumstances:
 class Wishes:
     """Collects what is wanted; :meth:`level` is called ten times a second, so the relay and the guard do their work in it too."""
 
-    def __init__(self, attempt: Attempt, relay: Relay | None = None) -> None:
+    def __init__(self, attempt: Attempt, relay: Relay | None = None, *, patience: float | None = None) -> None:
+        """With ``patience``, seconds, a first TERM is a graceful stop that may take so long: a batch system warns before it kills."""
         self._attempt = attempt
+        self._term_patience = patience
         self._relay = relay
         self.guard: Guard | None = None
         self.signalled = False
@@ -90,7 +94,17 @@ class Wishes:
             self.signalled = True
             job = BatchJob.of(os.environ)
             self._batch = ("", False) if job is None else (job.id, job.time_is_up(time.time()))
+            if self._term_patience is not None:
+                self._level = StopLevel.GRACEFUL
+                self._hurry = time.monotonic() + self._term_patience
+                return
         self._level = max(self._level, StopLevel.TERMINATE)
+
+    def _ask_trainer(self) -> None:
+        """After a TERM that means a graceful stop: the file that the trainer looks for."""
+        record = {"schema": SCHEMA, "level": 1, "time": time.time(), "pid": os.getpid(), "signal": "TERM"}
+        with contextlib.suppress(FileExistsError):
+            write_once(self._attempt.stop(StopLevel.GRACEFUL), dump_json({**record, "job": self._batch[0]}))
 
     def level(self) -> int:
         """The highest level wanted so far."""
@@ -98,6 +112,8 @@ class Wishes:
             if level > self._level and self._attempt.stop(level).exists():
                 self._level = level
                 self._hurry = self._patience(level)
+        if self.signalled and self._level == StopLevel.GRACEFUL and not self._attempt.stop(1).exists():
+            self._ask_trainer()
         if self._level == StopLevel.GRACEFUL and time.monotonic() > self._hurry:
             self._level = StopLevel.TERMINATE
         self.relay(self._follow)

@@ -35,6 +35,7 @@ _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
     Status.UNKNOWN: ("?", "look"),
     Status.RUNNING: ("▸", "strong"),
     Status.PREPARED: ("▸", "strong"),
+    Status.QUEUED: ("·", "strong"),
 }
 
 _LABEL: Final = 12

@@ -193,7 +193,7 @@ class _Dispatcher:
         """Bake a trial, unless somebody else began it in the meantime: then wait for what becomes of it."""
         with _claim(self._workspace, trial.identity) as mine:
             before = counted(runs_by_trial(self._workspace.runs).get(trial.identity, ())) if mine else None
-            if not mine or (before is not None and before.status in {Status.RUNNING, Status.PREPARED}):
+            if not mine or (before is not None and before.status in {Status.RUNNING, Status.PREPARED, Status.QUEUED}):
                 return self._awaited(trial)
             if before is not None and before.status is Status.OK:
                 return Outcome(trial, Ended.SKIPPED, before.run)

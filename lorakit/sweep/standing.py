@@ -31,7 +31,7 @@ class Phase(StrEnum):
 
 
 #: Runs in these states are the trial under way.
-_UNDER_WAY = frozenset({Status.RUNNING, Status.PREPARED})
+_UNDER_WAY = frozenset({Status.RUNNING, Status.PREPARED, Status.QUEUED})
 _PHASES: Mapping[Status, Phase] = {
     Status.OK: Phase.DONE,
     Status.FAILED: Phase.FAILED,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Refused", "Sweep", "Trial", "default_preset", "prepare"]
 
 #: Runs that keep a trial from being baked again.
-_COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED})
+_COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED, Status.QUEUED})
 
 
 @dataclass(frozen=True)
