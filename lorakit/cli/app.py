@@ -14,6 +14,7 @@ from lorakit.cli import (
     comparing,
     continuing,
     doctor,
+    importing,
     init,
     keeping,
     listing,
@@ -123,6 +124,7 @@ for function in (
     doctor.doctor,
 ):
     app.command(cls=_Command, epilog=EVERYWHERE)(function)
+app.command("import", cls=_Command, epilog=EVERYWHERE)(importing.import_recipe)
 
 grid = typer.Typer(name="sweep", cls=_SweepGroup, help=sweeps.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
 for member in (sweeping.run, sweeps.status, sweeps.watch, sweeps.report, sweeps.pause, sweeps.go, sweeps.cancel):

@@ -13,7 +13,7 @@ from lorakit.preset.schema import fields, model_at
 from lorakit.preset.units import Warmup, shown
 from lorakit.trainers.catalogue import Catalogue, Flag
 
-__all__ = ["TABLE", "check_extra", "typed_key"]
+__all__ = ["TABLE", "check_extra", "refusal", "typed_key"]
 
 TABLE: Final = Table[TrainerKind]("Other options of the trainer")
 
@@ -64,6 +64,11 @@ _REFUSED: Final = {
 def check_extra(preset: Preset, kind: TrainerKind) -> tuple[Finding, ...]:
     """What is wrong with ``[extra]``, errors first."""
     return ordered(TABLE.look(preset, kind))
+
+
+def refusal(dest: str) -> str:
+    """Why a preset cannot set an option, by the option's name without dashes; empty when it can."""
+    return _REFUSED.get(dest, "")
 
 
 def typed_key(dest: str) -> str:

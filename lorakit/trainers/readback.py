@@ -21,6 +21,8 @@ __all__ = ["preset_values"]
 _SWITCHES: Final = frozenset(key for key in ARGUMENTS if Network.model_fields[key].default is False)
 _ANY_WORD: Final = frozenset({"enable_conv", "enable_all_linear"})
 _TEXTS: Final = frozenset({"algo", "lycoris_preset"})
+#: Lists of numbers, which one number may be.
+_LISTS: Final = frozenset(key for key in ARGUMENTS if key.endswith(("_dims", "_alphas", "_lr_weight")))
 
 
 def preset_values(arguments: Namespace) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def _typed(key: str, text: str) -> Any:
     if key in _SWITCHES:
         # LyCORIS reads the word, OFT takes whatever stands there for on.
         return key in _ANY_WORD or text.strip().lower() in {"true", "1", "yes", "on"}
-    if key in _TEXTS:
+    if key in _TEXTS | _LISTS:
         return text
     try:
         number = float(text)
