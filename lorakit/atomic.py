@@ -19,7 +19,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 __all__ = [
     "CRASH_ENV",
@@ -30,6 +30,8 @@ __all__ = [
     "fsync_dir",
     "move",
     "remove_tree",
+    "replacing",
+    "staging",
     "temp_beside",
     "write_bytes",
     "write_json",
@@ -70,6 +72,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` whole to a unique temporary beside ``path``, flush it to disk, and rename it into place."""
     temp = _write_temp(path, data)
     try:
+        crash_point("write:before replace")
+        os.replace(temp, path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    crash_point("write:replaced")
+    fsync_dir(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to: it takes its name when the block ends well, whole and on disk; otherwise nothing is left of it."""
+    temp = temp_beside(path)
+    try:
+        with open(temp, "xb") as file:
+            crash_point("temp:created")
+            yield file
+            file.flush()
+            crash_point("temp:written")
+            os.fsync(file.fileno())
         crash_point("write:before replace")
         os.replace(temp, path)
     except BaseException:
@@ -150,6 +172,20 @@ def remove_tree(path: Path) -> None:
     crash_point("remove:hidden")
     shutil.rmtree(hidden)
     crash_point("remove:gone")
+
+
+@contextlib.contextmanager
+def staging(beside: Path) -> Iterator[Path]:
+    """A hidden folder to prepare something in, held against sweeps; what is still in it at the end is removed."""
+    folder = temp_beside(beside)
+    folder.mkdir(parents=True)
+    try:
+        with claimed(folder):
+            crash_point("staging:made")
+            yield folder
+            crash_point("staging:used")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

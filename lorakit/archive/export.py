@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from lorakit.archive.hashing import hash_file
 from lorakit.archive.run import Run, read_record
 from lorakit.archive.seal import manifests, sealed_files, verify
 from lorakit.archive.strip import strip_run
-from lorakit.atomic import TEMP_MARK, crash_point, dump_json, fsync_dir, temp_beside
+from lorakit.atomic import TEMP_MARK, crash_point, dump_json, replacing, staging
 from lorakit.errors import ArchiveError, DiskError, UsageError
 
 __all__ = ["Exported", "export"]
@@ -57,9 +55,7 @@ def export(
         _must_be_whole(run)
     try:
         _sweep(target)
-        with (
-            _stripped(runs, target.parent) if strip else contextlib.nullcontext((list(runs), ())) as (sources, left_out)
-        ):
+        with _stripped(runs, target) if strip else contextlib.nullcontext((list(runs), ())) as (sources, left_out):
             bundle = Bundle({run.id: dict(_contents(run)) for run in sources}, strip, _facts(sources))
             size = _write(sources, bundle, target, suffix, progress)
     except OSError as error:
@@ -83,7 +79,11 @@ def _sweep(target: Path) -> None:
     """Remove what an export to the same file left that was killed."""
     for path in target.parent.glob(f".{target.name[:80]}{TEMP_MARK}*"):
         pid = path.name.partition(TEMP_MARK)[2].partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if not pid.isdigit() or Path("/proc", pid).exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
@@ -123,34 +123,22 @@ def _only(item: dict[str, Any], *keys: str) -> dict[str, Any]:
 def _write(
     runs: Sequence[Run], bundle: Bundle, target: Path, suffix: str, progress: Callable[[int, int], None] | None
 ) -> int:
-    temp = temp_beside(target)
     done = 0
-    try:
-        with open(temp, "xb") as file:
-            crash_point("export:begun")
-            out = sink(file, suffix)
-            for name, data in ((MANIFEST, dump_json(bundle.to_json())), (README, _readme(bundle).encode())):
-                out.add(name, len(data), source_of(data))
-            for run in runs:
-                for name, content in bundle.runs[run.id].items():
-                    with open(run.path / name, "rb") as source:
-                        checked = _Checked(source)
-                        out.add(f"runs/{run.id}/{name}", content.size, checked)
-                        checked.must_be(content.sha256, f"{name} of {run.id}")
-                    crash_point("export:file")
-                    done += content.size
-                    if progress is not None:
-                        progress(done, bundle.size)
-            out.close()
-            file.flush()
-            os.fsync(file.fileno())
-        crash_point("export:written")
-        os.replace(temp, target)
-        crash_point("export:replaced")
-    except BaseException:
-        temp.unlink(missing_ok=True)
-        raise
-    fsync_dir(target.parent)
+    with replacing(target) as file:
+        out = sink(file, suffix)
+        for name, data in ((MANIFEST, dump_json(bundle.to_json())), (README, _readme(bundle).encode())):
+            out.add(name, len(data), source_of(data))
+        for run in runs:
+            for name, content in bundle.runs[run.id].items():
+                with open(run.path / name, "rb") as source:
+                    checked = _Checked(source)
+                    out.add(f"runs/{run.id}/{name}", content.size, checked)
+                    checked.must_be(content.sha256, f"{name} of {run.id}")
+                crash_point("export:file")
+                done += content.size
+                if progress is not None:
+                    progress(done, bundle.size)
+        out.close()
     return target.stat().st_size
 
 
@@ -173,19 +161,17 @@ class _Checked:
 
 
 @contextlib.contextmanager
-def _stripped(runs: Sequence[Run], beside: Path) -> Iterator[tuple[list[Run], list[str]]]:
-    """Copies of runs without paths and names, sealed anew; gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix=f".export{TEMP_MARK}{os.getpid()}-", dir=beside))
-    try:
+def _stripped(runs: Sequence[Run], target: Path) -> Iterator[tuple[list[Run], list[str]]]:
+    """Copies of runs without paths and names, sealed anew, beside the bundle; gone afterwards."""
+    with staging(target) as folder:
         left_out: list[str] = []
         copies = []
         for run in runs:
             copy = Run(folder / run.id)
             left_out += [f"{run.id}/{name}" for name in strip_run(run, copy)]
+            crash_point("export:stripped")
             copies.append(copy)
         yield copies, left_out
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _readme(bundle: Bundle) -> str:

@@ -26,6 +26,7 @@ from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal
 from lorakit.archive.states import checkpoints, settle, training_states
 from lorakit.archive.trainer_log import log_parts
+from lorakit.archive.trash import trash_of
 from lorakit.atomic import TEMP_MARK, claimed, crash_point, dump_json, write_once
 from lorakit.errors import ArchiveError
 from lorakit.launch.secrets import scrub, secret_values
@@ -68,7 +69,8 @@ def repair_archive(runs_dir: Path, *, private: Path | None = None) -> tuple[Acti
     """
     found = [action for run in list_runs(runs_dir) for action in repair_run(run)]
     found += _sweep_births(runs_dir)
-    found += [Action("", "swept", str(path)) for path in _sweep(runs_dir, deep=False)]
+    for folder in (runs_dir, trash_of(runs_dir)):
+        found += [Action("", "swept", str(path)) for path in _sweep(folder, deep=False)]
     if private is not None and private.is_dir():
         found += [Action("", "swept", str(path)) for path in _sweep(private, deep=True)]
         found.append(_rebuild(runs_dir, private))

@@ -16,16 +16,17 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from lorakit.archive.bundle import MANIFEST, README, Bundle, Content, read_manifest, suffix_of, zstd_module
+from lorakit.archive.hashing import hash_file
 from lorakit.archive.run import Run, list_runs
 from lorakit.archive.seal import manifests, verify
 from lorakit.archive.trash import trash_of
-from lorakit.atomic import claimed, crash_point, fsync_dir, move, temp_beside
+from lorakit.atomic import crash_point, fsync_dir, move, staging
 from lorakit.errors import ArchiveError, DiskError
 
 __all__ = ["import_runs"]
@@ -84,19 +85,13 @@ def _import(
     except (ValueError, RecursionError) as error:
         raise _refused(source, f"its manifest is no JSON: {error}") from None
     _must_be_bearable(source, size, bundle, runs_dir)
-    _must_be_new(bundle, runs_dir)
-    staging = temp_beside(runs_dir / "import")
-    staging.mkdir(parents=True)
-    try:
-        with claimed(staging):
-            crash_point("import:begun")
-            _unpack(source, members, bundle, staging, progress)
-            for run in bundle.runs:
-                _complete(source, Run(staging / run))
-            crash_point("import:verified")
-            return _appear(bundle, staging, runs_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    there = _those_there(bundle, runs_dir)
+    with staging(runs_dir / "import") as folder:
+        _unpack(source, members, bundle, folder, progress)
+        for run in bundle.runs:
+            _complete(source, Run(folder / run))
+        crash_point("import:verified")
+        return _appear([run for run in bundle.runs if run not in there], folder, runs_dir)
 
 
 def _refused(source: Path, why: str) -> ArchiveError:
@@ -114,21 +109,39 @@ def _must_be_bearable(source: Path, size: int, bundle: Bundle, runs_dir: Path) -
         raise DiskError(f"{source} needs {bundle.size:,} bytes", why=f"{free:,} are free", todo="free some space")
 
 
-def _must_be_new(bundle: Bundle, runs_dir: Path) -> None:
+def _those_there(bundle: Bundle, runs_dir: Path) -> frozenset[str]:
+    """Runs that an import which was killed has brought in already: sealed as in the bundle, while others are missing.
+
+    Raises ArchiveError when nothing is missing, or another run of such a name or short name is there.
+    """
+    found = set()
     for folder, where in ((runs_dir, "the archive"), (trash_of(runs_dir), "the trash")):
         there = {run.short: run.id for run in list_runs(folder)}
         for run in map(Run, map(Path, bundle.runs)):
             other = there.get(run.short)
-            if other == run.id:
-                raise ArchiveError(
-                    f"{run.id} is in {where} already", todo=f"lorakit verify {run.short} compares it with its seal"
-                )
-            if other is not None:
+            if other == run.id and folder == runs_dir and _same_seals(bundle.runs[run.id], Run(folder / other)):
+                found.add(run.id)
+            elif other == run.id:
+                raise _there_already(run, where)
+            elif other is not None:
                 raise ArchiveError(
                     f"{run.id} cannot come in",
                     why=f"{other} in {where} has the same four characters",
                     todo=f"lorakit rm {other} first",
                 )
+    if len(found) == len(bundle.runs):
+        raise _there_already(Run(Path(next(iter(bundle.runs)))), "the archive")
+    return frozenset(found)
+
+
+def _there_already(run: Run, where: str) -> ArchiveError:
+    return ArchiveError(f"{run.id} is in {where} already", todo=f"lorakit verify {run.short} compares it with its seal")
+
+
+def _same_seals(listed: Mapping[str, Content], run: Run) -> bool:
+    """Whether a run of the archive has the seals that a bundle lists."""
+    seals = {path.name: hash_file(path).sha256 for path in manifests(run)}
+    return bool(seals) and all(name in listed and listed[name].sha256 == sha256 for name, sha256 in seals.items())
 
 
 def _unpack(
@@ -187,17 +200,17 @@ def _complete(source: Path, run: Run) -> None:
         fsync_dir(Path(folder))
 
 
-def _appear(bundle: Bundle, staging: Path, runs_dir: Path) -> tuple[Run, ...]:
+def _appear(new: Sequence[str], folder: Path, runs_dir: Path) -> tuple[Run, ...]:
     """Rename each run into the archive; when one cannot, those before it go back, so that all appear or none."""
     there: list[Run] = []
     try:
-        for run in bundle.runs:
-            move(staging / run, runs_dir / run)
+        for run in new:
+            move(folder / run, runs_dir / run)
             there.append(Run(runs_dir / run))
             crash_point("import:run")
     except OSError as error:
         for run_there in there:
-            move(run_there.path, staging / run_there.id)
+            move(run_there.path, folder / run_there.id)
         raise ArchiveError(
             f"{run} cannot come in", why=error.strerror or str(error), todo="lorakit ls shows what is there"
         ) from error

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,12 +21,16 @@ import pytest
 from lorakit import atomic
 from lorakit.archive import words
 from lorakit.archive.birth import STAGING, birth
+from lorakit.archive.bundle import MANIFEST
+from lorakit.archive.export import export
 from lorakit.archive.records import state
 from lorakit.archive.repair import repair_archive, repair_run
 from lorakit.archive.reserve import Reserve
 from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal, verify
 from lorakit.archive.states import settle
+from lorakit.archive.trash import purge_all, remove, restore, trash_of
+from lorakit.archive.unpack import import_runs
 from lorakit.atomic import TEMP_MARK
 from lorakit.bake.resume import _staged
 from tests.archive.made import born, ended, fact
@@ -238,6 +243,90 @@ def test_removing_a_folder(tmp_path: Path) -> None:
 
     for folder in crashes(tmp_path, make, lambda f: atomic.remove_tree(f / "a")):
         assert not (folder / "a").exists() or len(list((folder / "a").iterdir())) == 3
+
+
+def two_sealed(runs: Path) -> None:
+    for name in ("first", "second"):
+        seal(ended(born(runs, name)), 1)
+
+
+def one_sealed(runs: Path) -> None:
+    seal(ended(born(runs)), 1)
+
+
+@pytest.mark.parametrize("strip", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_export_is_there_whole_or_not_at_all(tmp_path: Path, strip: bool) -> None:
+    def work(folder: Path) -> None:
+        export(list_runs(folder / "runs"), folder / "a.zip", strip=strip, force=True)
+
+    for folder in crashes(tmp_path, lambda f: one_sealed(f / "runs"), work):
+        if (folder / "a.zip").exists():
+            with zipfile.ZipFile(folder / "a.zip") as packed:
+                assert packed.testzip() is None
+                assert packed.namelist()[0] == MANIFEST
+                assert any(name.endswith("manifest-01.json") for name in packed.namelist())
+        assert_repaired(folder / "runs")
+        work(folder)  # typed again
+        assert sorted(path.name for path in folder.iterdir()) == ["a.zip", "runs"]
+
+
+def test_a_bundle_that_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        one_sealed(folder / "runs")
+        (folder / "a.zip").write_bytes(b"the old one")
+
+    def work(folder: Path) -> None:
+        export(list_runs(folder / "runs"), folder / "a.zip", force=True)
+
+    for folder in crashes(tmp_path, make, work):
+        assert (folder / "a.zip").read_bytes() == b"the old one" or zipfile.is_zipfile(folder / "a.zip")
+
+
+def test_imported_runs_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    two_sealed(tmp_path / "source")
+    bundle = export(list_runs(tmp_path / "source"), tmp_path / "a.zip").path
+
+    def work(runs: Path) -> None:
+        import_runs(bundle, runs)
+
+    for runs in crashes(tmp_path / "loop", lambda f: None, work):
+        there = list_runs(runs)
+        assert [run for run in there if verify(run)] == []
+        if len(there) < 2:  # typed again, it brings what is missing
+            assert len(import_runs(bundle, runs)) == 2 - len(there)
+        assert sorted(run.name for run in list_runs(runs)) == ["first", "second"]
+        assert_repaired(runs)
+
+
+def test_a_run_is_in_the_archive_or_in_the_trash(tmp_path: Path) -> None:
+    def make(runs: Path) -> None:
+        one_sealed(runs)
+        remove(list_runs(runs)[0])
+
+    for start, work in (
+        (one_sealed, lambda runs: remove(list_runs(runs)[0])),
+        (make, lambda runs: restore(list_runs(trash_of(runs))[0])),
+    ):
+        for runs in crashes(tmp_path / work.__code__.co_names[0], start, work):
+            (run,) = [*list_runs(runs), *list_runs(trash_of(runs))]
+            assert state(run).sealed
+            assert verify(run) == ()
+            assert_repaired(runs)
+
+
+def test_a_purged_run_is_whole_or_gone(tmp_path: Path) -> None:
+    def make(runs: Path) -> None:
+        two_sealed(runs)
+        for run in list_runs(runs):
+            remove(run)
+
+    for again in (purge_all, repair_archive):
+        for runs in crashes(tmp_path / again.__name__, make, purge_all):
+            for run in list_runs(trash_of(runs)):
+                assert verify(run) == ()
+            again(runs)
+            assert leftovers(runs) == []
+            assert again is repair_archive or list(trash_of(runs).iterdir()) == []
 
 
 def test_repairing_a_run_that_was_repaired(tmp_path: Path) -> None:
