@@ -66,6 +66,12 @@ def plan(
     preset: PresetName,
     *,
     why: Annotated[bool, typer.Option("--why", help="Every value of the preset and where it comes from.")] = False,
+    others: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="TRAINERS", help="What other trainers would do with it: all, or kohya-gui,legacy-ps1,…"
+        ),
+    ] = None,
     sets: Set = None,
     trainer: TrainerKind = None,
     as_json: Json = False,
@@ -85,6 +91,11 @@ def plan(
     baker = baker_of(resolved, place)
     with scan_bar() as progress:
         planned = plan_of(resolved.preset, place, progress=progress)
+    if others is not None:
+        from lorakit.cli.side_by_side import print_table
+
+        print_table(resolved.preset, planned, others, asked=preset, as_json=as_json)
+        return
     findings = preflight(resolved.preset, place, baker.kind)
     caches = found_caches(resolved.preset, planned, place)
     if as_json:

@@ -148,7 +148,9 @@ class _Work:
         if not re.fullmatch(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*)?", str(told.value)) or not numbers:
             self.drop("resolution", f"{shown(told.value)} is neither a size nor width,height")
         else:
-            self.told["resolution"] = Told(",".join(numbers), told.origin, told.text, told.line, told.why)
+            self.told["resolution"] = Told(
+                ",".join(numbers if len(numbers) > 1 else numbers * 2), told.origin, told.text, told.line, told.why
+            )
 
     def namespace(self) -> Namespace:
         """All options: the trainer's defaults with what is told over them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from lorakit.errors import UsageError
-from lorakit.interop import command, metadata, sd_toml
+from lorakit.interop import command, easy_training, kohya_gui, metadata, sd_toml
 from lorakit.interop.convert import convert
 from lorakit.interop.document import Document, read_document
 from lorakit.interop.imported import Imported, Reading
@@ -36,6 +36,9 @@ def _is_command(document: Document) -> bool:
 FORMATS: Final[tuple[Format, ...]] = (
     Format("metadata", metadata.is_metadata, metadata.read_metadata),
     Format("dataset-config", sd_toml.is_dataset_config, sd_toml.read_dataset_config),
+    Format("easy-training", easy_training.is_easy_toml, easy_training.read_easy_toml),
+    Format("easy-training", easy_training.is_easy_json, easy_training.read_easy_json),
+    Format("kohya-gui", kohya_gui.is_kohya_gui, kohya_gui.read_kohya_gui),
     Format("sd-scripts-toml", sd_toml.is_config, sd_toml.read_config),
     Format("command", _is_command, lambda document: command.read_command(document.text)),
 )
