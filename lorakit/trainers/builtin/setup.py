@@ -24,6 +24,7 @@ from lorakit.trainers.builtin.attention import quicken_attention
 from lorakit.trainers.builtin.batches import validation_batches
 from lorakit.trainers.builtin.checkpoint import BaseModel, load_base
 from lorakit.trainers.builtin.checkpoints import SavePlan
+from lorakit.trainers.builtin.convolution import quicken_convolutions
 from lorakit.trainers.builtin.data import BatchLoader, Examples, Sources
 from lorakit.trainers.builtin.forward import Forward
 from lorakit.trainers.builtin.keeper import Keeper
@@ -168,6 +169,7 @@ class _Builder:
             module.to(self.accelerator.device)
         if self.accelerator.device.type == "cpu":
             quicken_attention(base)
+            quicken_convolutions(base.unet)
         self.pause()
         return base
 

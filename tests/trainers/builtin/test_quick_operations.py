@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorakit.trainers.builtin import convolution
 from lorakit.trainers.builtin.attention import attend, quicken_attention
 from lorakit.trainers.builtin.checkpoint import BaseModel
+from lorakit.trainers.builtin.convolution import convolve
 from lorakit.trainers.builtin.lora import LoraModule, LoraNetwork
 from lorakit.trainers.builtin.low_rank import linear_with_pair
 from lorakit.trainers.builtin.recompute import Recomputation, checkpoint_gradients, spare_memory
@@ -73,6 +75,32 @@ def test_a_linear_layer_with_its_pair_is_the_sum(scale: float, bias: bool) -> No
         lambda x, down, up: linear_with_pair(x, layer.weight, layer.bias, down=down, up=up, scale=scale), inputs
     )
     assert_alike(ours, theirs, 1e-6)
+
+
+def test_a_convolution_over_few_pixels_is_torchs() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 5, 3, padding=1).requires_grad_(requires_grad=False)
+    inputs = [torch.randn(2, 6, 4, 3)]
+    assert_alike(gradients(lambda x: convolve(x, layer.weight, layer.bias), inputs), gradients(layer, inputs), 1e-6)
+
+
+def test_only_wide_convolutions_in_bf16_over_few_pixels_become_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        seen.append(tuple(x.shape))
+        return functional.conv2d(x, weight, bias, padding=1)
+
+    monkeypatch.setattr(convolution, "convolve", spy)
+    wide, narrow = (nn.Conv2d(channels, 1, 3, padding=1).bfloat16() for channels in (1024, 16))
+    strided = nn.Conv2d(1024, 1, 3, padding=1, stride=2).bfloat16()
+    exact = nn.Conv2d(1024, 1, 3, padding=1)
+    layers = nn.ModuleList([wide, narrow, strided, exact]).requires_grad_(requires_grad=False)
+    convolution.quicken_convolutions(layers)
+    for layer in (wide, narrow, strided, exact):
+        for side in (2, 17):
+            layer(torch.zeros(1, layer.in_channels, side, side, dtype=layer.weight.dtype))
+    assert seen == [(1, 1024, 2, 2)]
 
 
 def test_under_autocast_the_pair_is_in_its_format_and_gradients_in_their_own() -> None:
