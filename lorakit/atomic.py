@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import itertools
 import json
@@ -32,6 +33,7 @@ __all__ = [
     "remove_tree",
     "replacing",
     "staging",
+    "sweep_beside",
     "temp_beside",
     "write_bytes",
     "write_json",
@@ -62,6 +64,18 @@ def crash_point(name: str) -> None:
 def temp_beside(path: Path) -> Path:
     """A new temporary name in the same folder: hidden, marked, and telling which process of which host writes it."""
     return path.with_name(f".{path.name[:80]}{TEMP_MARK}{os.getpid()}-{_host_mark()}-{secrets.token_hex(4)}")
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove the temporaries beside ``path`` that were to become it and whose writer, of this machine, is gone."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:80])}{TEMP_MARK}*"):
+        pid, _, rest = left.name.rpartition(TEMP_MARK)[2].partition("-")
+        if rest.partition("-")[0] not in {"", _host_mark()} or not pid.isdigit() or Path("/proc", pid).exists():
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _host_mark() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from lorakit.archive.hashing import hash_file
 from lorakit.archive.run import Run, read_record
 from lorakit.archive.seal import manifests, sealed_files, verify
 from lorakit.archive.strip import strip_run
-from lorakit.atomic import TEMP_MARK, crash_point, dump_json, replacing, staging
+from lorakit.atomic import crash_point, dump_json, replacing, staging, sweep_beside
 from lorakit.errors import ArchiveError, DiskError, UsageError
 
 __all__ = ["Exported", "export"]
@@ -54,7 +53,7 @@ def export(
     for run in runs:
         _must_be_whole(run)
     try:
-        _sweep(target)
+        sweep_beside(target)
         with _stripped(runs, target) if strip else contextlib.nullcontext((list(runs), ())) as (sources, left_out):
             bundle = Bundle({run.id: dict(_contents(run)) for run in sources}, strip, _facts(sources))
             size = _write(sources, bundle, target, suffix, progress)
@@ -73,18 +72,6 @@ def _must_be_whole(run: Run) -> None:
             why="\n".join(f"{one.kind:<10} {one.path}" for one in differences[:10]),
             todo=f"lorakit verify {run.short} tells all; only whole runs are exported",
         )
-
-
-def _sweep(target: Path) -> None:
-    """Remove what an export to the same file left that was killed."""
-    for path in target.parent.glob(f".{target.name[:80]}{TEMP_MARK}*"):
-        pid = path.name.partition(TEMP_MARK)[2].partition("-")[0]
-        if not pid.isdigit() or Path("/proc", pid).exists():
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _contents(run: Run) -> Iterator[tuple[str, Content]]:

@@ -10,12 +10,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lorakit.atomic import TEMP_MARK
+from lorakit.atomic import remove_tree, staging, sweep_beside
 from lorakit.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -128,15 +127,34 @@ def _checked(lines: list[str], path: Path) -> tuple[str, ...]:
 
 
 def fill(cache: Path, merges: tuple[str, ...]) -> None:
-    """Write the cache; it appears whole or not at all, and what was there before is replaced."""
-    if is_complete(cache) and (cache / next(iter(FOLDERS)) / "merges.txt").read_text(encoding="utf-8") == _table(
-        merges
-    ):
+    """Write the cache; it appears whole or not at all, and what was there before is replaced. Of two that fill it at once one does."""
+    if _holds(cache, merges):
         return
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    for left in cache.parent.glob(f".{cache.name}{TEMP_MARK}*"):
-        shutil.rmtree(left)
-    new = cache.with_name(f".{cache.name}{TEMP_MARK}{os.getpid()}")
+    sweep_beside(cache)
+    with staging(cache) as folder:
+        new = folder / cache.name
+        _write(new, merges)
+        if _holds(cache, merges):  # somebody else was faster
+            return
+        try:
+            if cache.exists():
+                remove_tree(cache)
+            new.rename(cache)
+        except OSError:
+            if not _holds(cache, merges):
+                raise
+
+
+def _holds(cache: Path, merges: tuple[str, ...]) -> bool:
+    """Whether a cache is there, complete, of this vocabulary."""
+    table = cache / next(iter(FOLDERS)) / "merges.txt"
+    try:
+        return is_complete(cache) and table.read_text(encoding="utf-8") == _table(merges)
+    except FileNotFoundError:  # it is being replaced
+        return False
+
+
+def _write(new: Path, merges: tuple[str, ...]) -> None:
     vocabulary = json.dumps(_vocabulary(merges), ensure_ascii=False)
     for folder, pad in FOLDERS.items():
         special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
@@ -146,9 +164,6 @@ def fill(cache: Path, merges: tuple[str, ...]) -> None:
         (new / folder).mkdir(parents=True)
         for name, content in zip(FILES, contents, strict=True):
             (new / folder / name).write_text(content, encoding="utf-8")
-    if cache.exists():
-        shutil.rmtree(cache)
-    new.rename(cache)
 
 
 def _table(merges: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def test_the_real_tokenizer_reads_it_and_gives_the_same_ids(cache: Path) -> None
         assert package.first.words(caption) == folder.first.words(caption) == folder.second.words(caption), caption
 
 
+def test_first_bakes_at_once_fill_it_without_harm_to_each_other(merges: tuple[str, ...], tmp_path: Path) -> None:
+    cache = tmp_path / "vendor" / "tokenizers"
+    children = []
+    for _ in range(3):
+        if (child := os.fork()) == 0:
+            try:
+                tokenizers.fill(cache, merges)
+            except BaseException:  # noqa: BLE001 (told by the exit code: this process must not go on as a test)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert tokenizers.is_complete(cache)
+    assert [path.name for path in cache.parent.iterdir()] == ["tokenizers"]
+
+
 @pytest.mark.parametrize("below", ["", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k", "tokenizer"])
 def test_a_folder_gives_it_too(cache: Path, tmp_path: Path, below: str, merges: tuple[str, ...]) -> None:
     (tmp_path / "model" / below).mkdir(parents=True)
@@ -99,7 +116,7 @@ def test_no_vocabulary_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_a_killed_filling_left_goes_away(tmp_path: Path, merges: tuple[str, ...]) -> None:
     cache = tmp_path / "tokenizers"
-    left = tmp_path / ".tokenizers.lorakit-tmp-1"
+    left = tmp_path / ".tokenizers.lorakit-tmp-99999999"
     (left / "openai_clip-vit-large-patch14").mkdir(parents=True)
     (cache / "openai_clip-vit-large-patch14").mkdir(parents=True)
     assert not tokenizers.is_complete(cache)
