@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.diagnose_log import Reason, Status, Verdict
 from lorakit.archive.records import is_alive, require_writable, state
-from lorakit.archive.repair import repair_run
+from lorakit.archive.repair import Action, repair_run
 from lorakit.archive.run import Attempt, Run, read_record
 from lorakit.atomic import dump_json, write_once
 from lorakit.bake.bake import request_stop
@@ -102,24 +102,24 @@ def cancel_waiting(run: Run) -> bool:
     return True
 
 
-def end_lost(run: Run) -> bool:
-    """End a run honestly whose job is over without having told so. False when it is not lost, or nobody can tell.
+def end_lost(run: Run) -> tuple[Action, ...]:
+    """End a run honestly whose job is over without having told so; what was done. Nothing when it is not lost, or nobody can tell.
 
     Jobs that Slurm has forgotten count as over: squeue answered, and did not list them.
     """
     attempt = run.last_attempt
     job = job_of(attempt)
     if not job or state(run).status not in {Status.QUEUED, Status.UNKNOWN}:
-        return False
+        return ()
     states = slurm.job_states([job])
     if states is None or not states[job].is_over or is_alive(attempt) or attempt.ended.exists():
-        return False
+        return ()
     evidence = f"job {job}: {states[job].told}"
     if attempt.started.exists():
         over = Verdict(Status.INTERRUPTED, Reason.KEEPER_LOST, "interrupted: its job ended without a word", evidence)
     else:
         over = Verdict(Status.INTERRUPTED, Reason.NEVER_STARTED, "its job left the queue without starting it", evidence)
-    return bool(repair_run(run, over=over))
+    return repair_run(run, over=over)
 
 
 def stop_far(run: Run, level: int, *, within: float) -> bool:
@@ -131,7 +131,7 @@ def stop_far(run: Run, level: int, *, within: float) -> bool:
     if not _ended_within(attempt, patience + _LEAVING):
         slurm.cancel([job])
         _ended_within(attempt, _ENDING)
-    return attempt.ended.exists() or end_lost(run)
+    return attempt.ended.exists() or bool(end_lost(run))
 
 
 def _ended_within(attempt: Attempt, seconds: float) -> bool:
@@ -142,7 +142,7 @@ def _ended_within(attempt: Attempt, seconds: float) -> bool:
 
 
 def _asked(job: str, run: Run) -> slurm.JobState:
-    states = slurm.job_states([job])
+    states = slurm.job_states([job], slurm.PATIENCE)
     if states is None:
         raise ArchiveError(
             f"nobody knows how job {job} of {run.id} stands",

@@ -26,8 +26,6 @@ from lorakit.launch.supervisor import module_argv
 
 __all__ = ["become", "job_record", "own_job"]
 
-#: Seconds of the grace that are kept for ending by force, recording and sealing.
-_KEPT: Final = 30.0
 #: Seconds that whoever submitted a job may take to write that down.
 _SUBMITTING: Final = 10.0
 #: Seconds that the attempt before may take to be sealed, when a job is started again at once.
@@ -116,7 +114,7 @@ def _keep(run: Run, attempt: Attempt) -> None:
     record = _record(attempt, job)
     grace = float(record.get("grace") or slurm.SlurmSettings().grace)
     _say(f"{run.id} attempt {attempt.number} in job {job or 'none'} on {this_host()}")
-    keep(run, attempt, patience=max(grace / 2, grace - _KEPT))
+    keep(run, attempt, grace=grace)
     found = state(run)
     _say(f"{found.status.value}: {found.message}")
     if job and record.get("requeue") and _is_worth_another(run, found):

@@ -71,14 +71,14 @@ def main() -> None:
     os._exit(0)
 
 
-def keep(run: Run, attempt: Attempt, *, started: int | None = None, patience: float | None = None) -> None:
+def keep(run: Run, attempt: Attempt, *, started: int | None = None, grace: float | None = None) -> None:
     """Run an attempt to its end. A byte is written to the descriptor ``started`` once it cannot be lost any more.
 
-    ``patience``, seconds, is how long the graceful stop may take that a first TERM then means (see Wishes).
+    With ``grace``, seconds, a first TERM is a batch system's warning and means a graceful stop (see Wishes).
     """
     hold_lock(attempt.alive)
     command = json.loads(run.command_of(attempt.number).read_bytes().decode("utf-8", "surrogateescape"))
-    wishes = Wishes(attempt, _relay(attempt, command), patience=patience)
+    wishes = Wishes(attempt, _relay(attempt, command), grace=grace)
     launch, facts = _launch(run, attempt, command)
     reserve = Reserve.keep(attempt.ended)
     try:

@@ -22,6 +22,10 @@ __all__ = ["BatchJob", "Circumstances", "Wishes"]
 #: A job that is ended in the last tenth of its time, or its last ten minutes, was ended by its time.
 _LATE_SHARE: Final = 0.9
 _LATE_SECONDS: Final = 600.0
+#: Slurm may warn a job by so much earlier than it asked for.
+_EARLY_SECONDS: Final = 60.0
+#: Seconds of a job's grace that are kept for ending by force, recording and sealing.
+_KEPT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,15 @@ class BatchJob:
         times = (environment.get(f"SLURM_JOB_{word}_TIME", "") for word in ("START", "END"))
         return cls(name, *(float(text) if text.isdigit() else None for text in times))
 
-    def time_is_up(self, now: float) -> bool:
-        """Whether a job that is ended now is ended because its time is over, and not before it."""
+    def time_is_up(self, now: float, *, grace: float = 0.0) -> bool:
+        """Whether a job that is ended now is ended because its time is over, and not before it.
+
+        ``grace`` is how many seconds before that it asked to be warned.
+        """
         if self.end is None:
             return False
+        if grace and now >= self.end - grace - _EARLY_SECONDS:
+            return True
         late = self.end - _LATE_SECONDS
         if self.start is not None:
             late = max(late, self.start + _LATE_SHARE * (self.end - self.start))
@@ -72,10 +81,10 @@ class Circumstances:
 class Wishes:
     """Collects what is wanted; :meth:`level` is called ten times a second, so the relay and the guard do their work in it too."""
 
-    def __init__(self, attempt: Attempt, relay: Relay | None = None, *, patience: float | None = None) -> None:
-        """With ``patience``, seconds, a first TERM is a graceful stop that may take so long: a batch system warns before it kills."""
+    def __init__(self, attempt: Attempt, relay: Relay | None = None, *, grace: float | None = None) -> None:
+        """With ``grace``, a first TERM is a graceful stop: a batch system warns so many seconds before it kills."""
         self._attempt = attempt
-        self._term_patience = patience
+        self._grace = grace
         self._relay = relay
         self.guard: Guard | None = None
         self.signalled = False
@@ -93,10 +102,12 @@ class Wishes:
         if self._level == StopLevel.NONE:
             self.signalled = True
             job = BatchJob.of(os.environ)
-            self._batch = ("", False) if job is None else (job.id, job.time_is_up(time.time()))
-            if self._term_patience is not None:
+            self._batch = (
+                ("", False) if job is None else (job.id, job.time_is_up(time.time(), grace=self._grace or 0.0))
+            )
+            if self._grace is not None:
                 self._level = StopLevel.GRACEFUL
-                self._hurry = time.monotonic() + self._term_patience
+                self._hurry = time.monotonic() + max(self._grace / 2, self._grace - _KEPT_SECONDS)
                 return
         self._level = max(self._level, StopLevel.TERMINATE)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lorakit.cli.batching import On, bake_in_job, refuse_place, stopped
 from lorakit.cli.options import Json, PresetName, RunName, Set, TrainerKind, workspace
 from lorakit.errors import RunFailed, UsageError
 
@@ -37,6 +38,7 @@ def bake(
     sets: Set = None,
     trainer: TrainerKind = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it has started; it goes on by itself.")] = False,
+    on: On = None,
     as_json: Json = False,
 ) -> None:
     """Train a preset into a sealed run folder.
@@ -51,6 +53,10 @@ def bake(
     resolved = load(preset, sets, place, trainer)
     out = screen.console(err=as_json)  # with --json, stdout is for the JSON alone
     _print_warnings(resolved, place, out)
+    if on is not None:
+        refuse_place(on)
+        bake_in_job(resolved, place, out, as_json=as_json)
+        return
     if detach:
         _detached(resolved, place, out, as_json=as_json)
         return
@@ -137,6 +143,8 @@ def stop(
     level = 3 if kill else 2 if now else 1
     seconds = _within(within)
     out = screen.console(err=as_json)
+    if stopped(found, level, seconds, out, as_json=as_json):
+        return
     told = STOPPING[level - 1].split(";")[0]
     line = screen.text((f"{found.name}_{found.short}", "strong"), f"  {told}")
     if no_wait:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorakit.cli.batching import end_lost
 from lorakit.cli.options import Json, RunName, complete_run, workspace
 
 if TYPE_CHECKING:
@@ -98,14 +99,15 @@ def repair(
     Ends and seals dead runs, sweeps up what is left over, rebuilds the index. Safe beside runs that train, and as often as wanted. Says what it did, and what it found torn or damaged and left alone.
     """
     from lorakit.archive.repair import repair_archive, repair_run
-    from lorakit.archive.run import open_run
+    from lorakit.archive.run import list_runs, open_run
     from lorakit.cli import screen
 
     place = workspace()
     if run is None:
-        actions = [*repair_archive(place.runs, private=place.private)]
+        actions = [*end_lost(list_runs(place.runs)), *repair_archive(place.runs, private=place.private)]
     else:
-        actions = [*repair_run(open_run(place.runs, run))]
+        found = open_run(place.runs, run)
+        actions = [*(end_lost([found]) or repair_run(found))]
     if as_json:
         screen.print_json({"actions": [action.to_json() for action in actions]})
         return

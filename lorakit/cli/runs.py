@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from lorakit.cli.batching import job_json, job_lines
 from lorakit.cli.options import Json, RunName, workspace
 from lorakit.errors import ArchiveError
 
@@ -28,10 +29,11 @@ def show(run: RunName = "latest", *, as_json: Json = False) -> None:
 
     found = state(open_run(workspace().runs, run))
     if as_json:
-        screen.print_json({**found.to_json(), "settings": settings(found.run)})
+        screen.print_json({**found.to_json(), "settings": settings(found.run), **job_json(found)})
         return
     out = screen.console()
-    screen.put(out, run_screens.shown(found))
+    *told, following = run_screens.shown(found)
+    screen.put(out, [*told, *job_lines(found), following])
 
 
 def logs(

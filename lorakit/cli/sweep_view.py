@@ -26,6 +26,7 @@ __all__ = ["at_slot", "baked_side_by_side", "table", "watch"]
 
 _MARKS: Final = {
     "waiting": ("·", "same"),
+    "queued": ("·", "strong"),
     "running": ("▸", "look"),
     "done": ("✓", "done"),
     "failed": ("✗", "fail"),
@@ -189,5 +190,7 @@ def summary(now: Standing) -> Text:
     if now.seconds_left and not now.is_over:
         told.append(f"about {screen.duration(now.seconds_left)} of training left")
     if not now.is_over:
-        told.append("paused" if now.paused else "under way" if now.dispatched else "nobody hands out its trials")
+        queued = any(one.phase.value == "queued" for one in now.trials)
+        by = "Slurm hands out its trials" if queued else "nobody hands out its trials"
+        told.append("paused" if now.paused else "under way" if now.dispatched else by)
     return screen.text((f"sweep {now.folder.id}", "strong"), " · ", " · ".join(told))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from lorakit.cli.batching import On, refuse_place
 from lorakit.cli.options import Json, TrainerKind, complete_preset, workspace
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Bake so many at once; one for each GPU if not given.")
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the sweep when a trial fails.")] = False,
+    on: On = None,
+    width: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --on slurm: so many at once; slurm.width if not given.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and bake none.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -77,12 +82,15 @@ def run(
     what is trained saved, and the sweep. `run` may be left out: lorakit sweep PRESET --unet-lr 1e-4,2.5e-4.
     """
     from lorakit.cli import screen
+    from lorakit.cli.sweep_jobs import submit
     from lorakit.errors import UsageError
     from lorakit.sweep import scheduler, trials
     from lorakit.sweep.axes import parse_axes
     from lorakit.sweep.definition import Definition
 
     place = workspace()
+    if on is not None:
+        refuse_place(on)
     given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha, "--seed": seed}
     typed = Definition.of(parse_axes(given, sets or ()), zips=zips or (), where=where or (), seeds=seeds)
     out = screen.console(err=as_json)
@@ -104,6 +112,9 @@ def run(
     from lorakit.sweep.folder import create
 
     folder = create(found, asked.to_json(), place, words_typed())
+    if on is not None:
+        submit(folder, place, out, width=width, as_json=as_json)
+        return
     slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
     began = time.monotonic()
     outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast)

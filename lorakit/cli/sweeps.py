@@ -38,15 +38,19 @@ SweepName = Annotated[
 def status(sweep: SweepName = "latest", *, as_json: Json = False) -> None:
     """Show where a sweep stands: every trial, and how long it will take."""
     from lorakit.cli import screen
+    from lorakit.cli.sweep_jobs import asked
     from lorakit.cli.sweep_view import table
+    from lorakit.sweep.standing import Phase
 
-    now = _standing(sweep)
+    now, silent = asked(_standing(sweep))
     if as_json:
-        screen.print_json(now.to_json())
+        screen.print_json({**now.to_json(), "scheduler_answers": not silent})
         return
     out = screen.console()
     screen.put(out, table(now, width=screen.fitting(out), rows=None))
-    if not now.is_over and not now.dispatched:
+    if silent:
+        out.print(screen.text(("Slurm does not answer: ", "look"), "nobody knows which trials are queued"))
+    elif not now.is_over and not now.dispatched and not now.count(Phase.QUEUED, Phase.RUNNING):
         out.print(screen.text(("next: ", "same"), _again(now)))
 
 
@@ -88,6 +92,7 @@ def cancel(
 
     A trial that trains goes on: lorakit stop RUN stops it.
     """
+    from lorakit.cli.sweep_jobs import cancel_tasks
     from lorakit.errors import UsageError
     from lorakit.sweep.folder import find
 
@@ -96,6 +101,7 @@ def cancel(
     if unknown := [number for number in trials or () if number not in by_number]:
         raise UsageError(f"{folder.id} has no trial {unknown[0]}", why=f"it has {len(by_number)}")
     folder.order("cancel", [by_number[number] for number in trials or ()])
+    cancel_tasks(folder, frozenset(by_number[number] for number in trials) if trials else None)
     told = f"{len(trials)} trials cancelled" if trials else "all trials that wait are cancelled"
     _tell(folder.id, told, f"lorakit sweep status {folder.id}")
 

@@ -4,6 +4,7 @@ sweeps/2026-11-22_1320_hifumi_3fa1c2d4/
   sweep.json                 what was asked, when, by which line
   trials/0001.json           trials that were added together: each one's point, whole preset, and plan in short
   orders/0001.json           pause, go, cancel: what somebody wants of it since
+  jobs/0001.json             trials that were handed to Slurm together, beside the script and the tasks' output
   dispatcher                 locked by the process that hands out its trials
 """
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lorakit.sweep.trials import Sweep, Trial
     from lorakit.workspace import Workspace
 
-__all__ = ["Folder", "Order", "Planned", "create", "find", "folders", "sweeps_of"]
+__all__ = ["Folder", "Order", "Planned", "create", "find", "folders", "sweeps_of", "write_next"]
 
 SCHEMA: Final = 1
 _NAME: Final = re.compile(r"\d{4}-\d{2}-\d{2}_\d{4}_.+_[0-9a-f]{8}|queue")
@@ -103,13 +104,13 @@ class Folder:
         known = {trial.identity for trial in self.trials()}
         added = [_planned(trial) for trial in trials if trial.identity not in known]
         if added:
-            _write_next(self.path / "trials", {"schema": SCHEMA, "time": time.time(), "trials": added})
+            write_next(self.path / "trials", {"schema": SCHEMA, "time": time.time(), "trials": added})
         return len(added)
 
     def order(self, what: Order, trials: Iterable[str] = ()) -> None:
         """Say what is wanted: ``pause`` and ``go`` for the whole sweep, ``cancel`` for some trials or all."""
         record = {"schema": SCHEMA, "order": what, "trials": list(trials), "time": time.time()}
-        _write_next(self.path / "orders", record)
+        write_next(self.path / "orders", record)
 
     def orders(self) -> tuple[bool, frozenset[str], bool]:
         """Whether it is paused, which trials are cancelled (by identity), and whether all of it is."""
@@ -226,7 +227,7 @@ def make_folder(path: Path, record: Mapping[str, Any]) -> Folder:
     return Folder(path)
 
 
-def _write_next(folder: Path, record: Mapping[str, Any]) -> None:
+def write_next(folder: Path, record: Mapping[str, Any]) -> None:
     """Write a record under the next free number: two who write at once get different ones."""
     data = dump_json(record)
     number = len(list(folder.glob("*.json"))) + 1

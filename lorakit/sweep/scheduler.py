@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lorakit.sweep.folder import Folder, Planned
     from lorakit.workspace import Workspace
 
-__all__ = ["Bake", "Ended", "Outcome", "Slot", "Stop", "exit_code", "run"]
+__all__ = ["Bake", "Ended", "Outcome", "Slot", "Stop", "claim", "exit_code", "run"]
 
 #: Bakes one trial to its end: the trial, its lineage, the slot it may use.
 Bake = Callable[["Planned", dict[str, Any], "Slot"], "Run"]
@@ -191,7 +191,7 @@ class _Dispatcher:
 
     def _one(self, trial: Planned, slot: Slot) -> Outcome:
         """Bake a trial, unless somebody else began it in the meantime: then wait for what becomes of it."""
-        with _claim(self._workspace, trial.identity) as mine:
+        with claim(self._workspace, trial.identity) as mine:
             before = counted(runs_by_trial(self._workspace.runs).get(trial.identity, ())) if mine else None
             if not mine or (before is not None and before.status in {Status.RUNNING, Status.PREPARED, Status.QUEUED}):
                 return self._awaited(trial)
@@ -223,7 +223,7 @@ class _Dispatcher:
 
     def _awaited(self, trial: Planned) -> Outcome:
         while not self._stop:
-            with _claim(self._workspace, trial.identity) as free:
+            with claim(self._workspace, trial.identity) as free:
                 pass
             found = counted(runs_by_trial(self._workspace.runs, self._known).get(trial.identity, ()))
             if free and found is None:
@@ -248,7 +248,7 @@ class _Dispatcher:
 
 
 @contextlib.contextmanager
-def _claim(workspace: Workspace, identity: str) -> Iterator[bool]:
+def claim(workspace: Workspace, identity: str) -> Iterator[bool]:
     """Hold a trial, so that nobody else bakes it meanwhile; gives whether it could be held. The lock dies with the process."""
     from lorakit.launch.processes import take_lock
 

@@ -15,13 +15,14 @@ from lorakit.archive.run import Run, list_runs, read_record
 if TYPE_CHECKING:
     from lorakit.sweep.folder import Folder, Planned
 
-__all__ = ["Phase", "Standing", "TrialStanding", "runs_by_trial", "standing"]
+__all__ = ["UNDER_WAY", "Phase", "Standing", "TrialStanding", "runs_by_trial", "standing"]
 
 
 class Phase(StrEnum):
-    """Where a trial stands."""
+    """Where a trial stands; ``queued`` is the scheduler's word, see sweep.jobs."""
 
     WAITING = "waiting"
+    QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -31,7 +32,7 @@ class Phase(StrEnum):
 
 
 #: Runs in these states are the trial under way.
-_UNDER_WAY = frozenset({Status.RUNNING, Status.PREPARED, Status.QUEUED})
+UNDER_WAY = frozenset({Status.RUNNING, Status.PREPARED, Status.QUEUED})
 _PHASES: Mapping[Status, Phase] = {
     Status.OK: Phase.DONE,
     Status.FAILED: Phase.FAILED,
@@ -73,7 +74,7 @@ class Standing:
     @property
     def is_over(self) -> bool:
         """Whether nothing of it waits or runs."""
-        return not self.count(Phase.WAITING, Phase.RUNNING)
+        return not self.count(Phase.WAITING, Phase.QUEUED, Phase.RUNNING)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -115,7 +116,7 @@ def runs_by_trial(runs_dir: Path, known: dict[str, str | None] | None = None) ->
 def counted(runs: Sequence[Run]) -> RunState | None:
     """The state of the run that counts for a trial: a good one, else one under way, else the latest."""
     states = [state(run) for run in runs]
-    for wanted in ({Status.OK}, _UNDER_WAY):
+    for wanted in ({Status.OK}, UNDER_WAY):
         matching = [one for one in states if one.status in wanted]
         if matching:
             return matching[-1]
@@ -129,7 +130,7 @@ def standing(folder: Folder, runs_dir: Path, *, known: dict[str, str | None] | N
     found = []
     for trial in folder.trials():
         best = counted(runs.get(trial.identity, ()))
-        if best is not None and best.status in _UNDER_WAY:
+        if best is not None and best.status in UNDER_WAY:
             phase = Phase.RUNNING
         elif best is not None and best.status is Status.OK:
             phase = Phase.DONE
@@ -153,7 +154,7 @@ def _seconds_left(trials: Sequence[TrialStanding]) -> float | None:
     per_step = sum(one.seconds or 0.0 for one in done) / sum(one.steps for one in done)
     left = 0.0
     for one in trials:
-        if one.phase is Phase.WAITING:
+        if one.phase in {Phase.WAITING, Phase.QUEUED}:
             left += one.trial.steps
         elif one.phase is Phase.RUNNING and one.state is not None:
             left += max(0, one.trial.steps - one.state.steps)

@@ -109,6 +109,14 @@ class Cluster:
         """End slurmctld: nobody answers for jobs any more, which go on."""
         self._end("slurmctld")
 
+    def freeze(self) -> None:
+        """Let the controller hang: it takes calls and never answers them."""
+        self._running["slurmctld"].send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._running["slurmctld"].send_signal(signal.SIGCONT)
+
     def ask(self, *argv: str, seconds: float = 10.0) -> str:
         """What one of Slurm's commands prints; empty when it fails."""
         environment = {**os.environ, **self.env}

@@ -16,6 +16,7 @@ from lorakit.archive.run import Run
 from lorakit.bake.batch import bake_in_job
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace, find_workspace
+from tests.cli.running import Cli
 from tests.faults.places import PRESET, QUICK, place
 from tests.slurm import cluster as clusters
 
@@ -28,7 +29,7 @@ def cluster() -> Iterator[clusters.Cluster]:
     if why := clusters.missing():
         warnings.warn(pytest.PytestWarning(f"NO SLURM HERE, its tests are skipped: {why}"), stacklevel=1)
         pytest.skip(f"no Slurm: {why}")
-    folder = Path(tempfile.mkdtemp(prefix="lks", dir="/tmp"))  # noqa: S108 (munge's socket needs a short path that others cannot write to)
+    folder = Path(tempfile.mkdtemp(prefix="lks", dir="/tmp"))
     before = os.environ.get("SLURM_CONF")
     try:
         with clusters.running(folder / "s", cpus=6) as made:
@@ -51,20 +52,35 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def short(template: Path, cluster: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    """A run that a job of one minute is too short for, under way from early on: Slurm looks at its limits every half minute."""
+    del cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(QUICK))
+        patch.setenv("SOAK_SECONDS", "0.2")
+        place = copied(template, tmp_path_factory.mktemp("short") / "work space", SLURM.replace("10m", "1m"))
+        return bake(place, "length.steps=2000", "save.every_n_steps=50")
+
+
 @pytest.fixture
 def made(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workspace]:
     """Makes workspaces; jobs inherit the quick launcher and the trainer's pace from this environment."""
     monkeypatch.setenv("PYTHONPATH", str(QUICK))
     monkeypatch.setenv("SOAK_SECONDS", "0.02")
 
-    def make(table: str = SLURM, name: str = "work space") -> Workspace:
-        root = tmp_path / name
-        shutil.copytree(template, root, symlinks=True)
-        settings = f"[sd_scripts]\npath = {str(root / 'checkout')!r}\npython = {sys.executable!r}\n{table}"
-        (root / "lorakit.toml").write_text(settings, encoding="utf-8")
-        return find_workspace(root)
+    def make(more: str = "", name: str = "work space") -> Workspace:
+        return copied(template, tmp_path / name, SLURM + more)
 
     return make
+
+
+def copied(template: Path, root: Path, table: str) -> Workspace:
+    """A copy of the template with its own settings."""
+    shutil.copytree(template, root, symlinks=True)
+    settings = f"[sd_scripts]\npath = {str(root / 'checkout')!r}\npython = {sys.executable!r}\n{table}"
+    (root / "lorakit.toml").write_text(settings, encoding="utf-8")
+    return find_workspace(root)
 
 
 @pytest.fixture
@@ -72,6 +88,12 @@ def workspace(made: Callable[..., Workspace], cluster: clusters.Cluster) -> Work
     """One workspace on the real Slurm."""
     del cluster
     return made()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line, in this process."""
+    return Cli(capsys)
 
 
 def bake(workspace: Workspace, *overrides: str) -> tuple[Run, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorakit.sweep.folder import SCHEMA, Folder, _write_next, make_folder
+from lorakit.sweep.folder import SCHEMA, Folder, write_next, make_folder
 from lorakit.workspace import Workspace
 
 PRESET = 'name = "t"\nseed = 1\n[base]\nmodel = "m.safetensors"\n[dataset]\npath = "d"\n[optim]\nunet_lr = 1e-4\nte_lr = 0\n[length]\nepochs = 1\n'
@@ -38,4 +38,4 @@ def add(folder: Folder, names: list[str], points: list[dict[str, str]] | None = 
         }
         for at, name in enumerate(names)
     ]
-    _write_next(folder.path / "trials", {"schema": SCHEMA, "trials": records})
+    write_next(folder.path / "trials", {"schema": SCHEMA, "trials": records})
