@@ -3,7 +3,7 @@
     python -m tests.conformance.record_networks [CASE …]
 
 Without names it records what is new or asks something else than it did; ``all`` records everything. The environment's
-variables are those of ``warm_trainer``; lycoris-lora must be in the trainer's environment.
+variables are those of ``checkout``; lycoris-lora must be in the trainer's environment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from PIL import Image
 
 from lorakit.trainers.render import RenderPaths, render
 from lorakit.trainers.sd_scripts import tokenizers
+from tests.conformance.checkout import PYTHON, commit
 from tests.conformance.network_cases import BASE, CASES, DATA_FOLDER, Case
 from tests.conformance.warm_trainer import WarmTrainer
 
@@ -116,17 +116,13 @@ def _main(names: list[str]) -> None:
     known = json.loads(DATA.read_text(encoding="utf-8"))["cases"] if DATA.exists() else {}
     stale = [name for name, case in CASES.items() if known.get(name, {}).get("case") != case.digest()]
     asked = (list(CASES) if names == ["all"] else names) if names else stale
-    checkout, python = os.environ["LORAKIT_SD_SCRIPTS"], os.environ["LORAKIT_SD_SCRIPTS_PYTHON"]
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     version = "import importlib.metadata; print(importlib.metadata.version('lycoris-lora'))"
-    lycoris = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
+    lycoris = subprocess.run([PYTHON, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="lorakit-record-") as folder:
         for name, found in record([CASES[name] for name in asked], Path(folder)):
             known[name] = found
             lines = [f"    {json.dumps(name)}: {json.dumps(known[name])}" for name in CASES if name in known]
-            head = f'  "commit": {json.dumps(commit)},\n  "lycoris": {json.dumps(lycoris)},\n'
+            head = f'  "commit": {json.dumps(commit())},\n  "lycoris": {json.dumps(lycoris)},\n'
             text = "{\n" + head + '  "cases": {\n' + ",\n".join(lines) + "\n  }\n}\n"
             DATA.write_text(text, encoding="utf-8")
 

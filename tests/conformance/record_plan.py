@@ -2,17 +2,14 @@
 
     python -m tests.conformance.record_plan [CASE …]
 
-LORAKIT_SD_SCRIPTS names a checkout, LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment, and
-LORAKIT_SD_SCRIPTS_SCRIPT a script that takes the checkpoint's widths before it runs ``sdxl_train_network.py``.
-A case whose rates are not compared is ended as soon as the trainer has said what it is going to do.
+The environment's variables are those of ``checkout``. A case whose rates are not compared is ended as soon as the trainer
+has said what it is going to do.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,6 +20,7 @@ from typing import Any, Final
 from lorakit.archive.events import read_scalars
 from lorakit.trainers.render import RenderPaths, render
 from lorakit.trainers.sd_scripts import tokenizers
+from tests.conformance.checkout import commit
 from tests.conformance.plan_cases import BASE, CASES, Case, lay_out
 from tests.conformance.warm_trainer import WarmTrainer
 
@@ -121,10 +119,6 @@ def _rates(logs: Path) -> dict[str, list[list[float]]]:
 
 def _main(names: list[str]) -> None:
     known = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {"cases": {}}
-    checkout = os.environ["LORAKIT_SD_SCRIPTS"]
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="lorakit-record-") as folder:
         asked = [CASES[name] for name in names] if names else list(CASES.values())
         found = dict(record(asked, Path(folder)))
@@ -132,7 +126,7 @@ def _main(names: list[str]) -> None:
     lines = [f"    {json.dumps(name)}: {json.dumps(cases[name])}" for name in CASES if name in cases]
     DATA.parent.mkdir(exist_ok=True)
     DATA.write_text(
-        f'{{\n  "commit": {json.dumps(commit)},\n  "cases": {{\n' + ",\n".join(lines) + "\n  }\n}\n", encoding="utf-8"
+        f'{{\n  "commit": {json.dumps(commit())},\n  "cases": {{\n' + ",\n".join(lines) + "\n  }\n}\n", encoding="utf-8"
     )
 
 

@@ -3,7 +3,7 @@
     python -m tests.conformance.record_rules [WORDS OF A TRIAL …]
 
 Without words it records what is new or asks something else than it did; ``all`` records everything. The environment's
-variables are those of ``warm_trainer``.
+variables are those of ``checkout``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Final
 from lorakit.archive.events import read_scalars
 from lorakit.trainers.render import RenderPaths, render
 from lorakit.trainers.sd_scripts import tokenizers
+from tests.conformance.checkout import PYTHON, SCRIPT, asked, commit
 from tests.conformance.rule_cases import TRIALS
 from tests.conformance.rule_trials import BASE, Trial, lay_out
 from tests.conformance.warm_trainer import ENVIRONMENT, WarmTrainer
@@ -105,11 +106,11 @@ def _without(arguments: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 def _distributed(arguments: tuple[str, ...], log: Path, processes: int) -> tuple[int, str]:
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [
-        os.environ["LORAKIT_SD_SCRIPTS_PYTHON"], *launch, os.environ["LORAKIT_SD_SCRIPTS_SCRIPT"], *arguments,
-    ]  # fmt: skip
+    command = [PYTHON, *launch, SCRIPT, *arguments]
     with open(log, "wb") as file:
-        done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, stdout=file, stderr=file, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, **asked(), **ENVIRONMENT}, stdout=file, stderr=file, check=False
+        )
     errors = re.findall(
         r"^(?:\[rank\d+\]: ?)?(\w+Error): ", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
     )
@@ -231,16 +232,13 @@ def _main(words: list[str]) -> None:
     stale = {name for name, trial in TRIALS.items() if known.get(name, {}).get("trial") != trial.digest()}
     if words:
         stale = {name for name in TRIALS if words == ["all"] or any(word in name for word in words)}
-    checkout = os.environ["LORAKIT_SD_SCRIPTS"]
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    asked = [trial for name, trial in TRIALS.items() if name in stale]
+    told = commit()
+    trials = [trial for name, trial in TRIALS.items() if name in stale]
     with tempfile.TemporaryDirectory(prefix="lorakit-record-") as folder:
-        for name, found in record(asked, Path(folder)):
+        for name, found in record(trials, Path(folder)):
             known[name] = found
-            _write(commit, known)
-    _write(commit, known)
+            _write(told, known)
+    _write(told, known)
 
 
 def _write(commit: str, known: dict[str, Any]) -> None:

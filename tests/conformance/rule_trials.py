@@ -61,6 +61,8 @@ _EMPTY_NPZ: Final = b"PK\x05\x06" + bytes(18)
 SCENES: Final[Mapping[str, Scene]] = {
     "": Scene(),
     "wide": Scene(sizes=((128, 32), (64, 64))),
+    "small": Scene(sizes=((50, 50), (50, 50))),
+    "odd and right": Scene(sizes=((70, 90), (64, 64))),
     "large": Scene(sizes=((128, 128), (128, 128))),
     "faces": Scene(sizes=((128, 128), (128, 128)), stem="_60_60_20_20"),
     "other captions": Scene(caption="one, two, three"),

@@ -1,7 +1,4 @@
-"""The real sd-scripts with caches on disk: the second run reads the first's, and none of them lies beside the images.
-
-Runs where the environment names a checkout; see ``test_probe``.
-"""
+"""The real sd-scripts with caches on disk: the second run reads the first's, and none of them lies beside the images."""
 
 from __future__ import annotations
 
@@ -21,9 +18,11 @@ from lorakit.bake.cache_store import cache_root
 from lorakit.bench_model.writer import write_checkpoint
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace
-from tests.conformance.test_probe import CHECKOUT, PRESET, PYTHON, SCRIPT, pytestmark
+from tests.conformance import checkout
+from tests.conformance.pictures import write_dataset
+from tests.conformance.test_probe import PRESET
 
-__all__ = ["pytestmark"]
+pytestmark = checkout.needs_checkout
 
 ON_DISK = (
     "memory.cache_latents_to_disk=true",
@@ -38,7 +37,7 @@ IMAGES = 6
 
 def test_caches_are_made_once_and_never_stale(tmp_path: Path) -> None:
     things = lay_out(tmp_path)
-    workspace = Workspace(tmp_path, {"sd_scripts": {"path": CHECKOUT, "python": PYTHON, "script": SCRIPT}})
+    workspace = checkout.workspace(tmp_path)
     # What another run may have left beside the images: a latent of the wrong picture, a text of the wrong caption.
     np.savez(things / "0_0128x0128_sdxl.npz", latents=np.full((4, 16, 16), 1e4, np.float32))
     np.savez(things / "0_te_outputs.npz", hidden_state1=np.full((77, 8), 1e4, np.float32))
@@ -70,15 +69,14 @@ def lay_out(root: Path) -> Path:
     write_checkpoint(root / "slim.safetensors", size="slim")
     things = root / "data" / "2_thing"
     things.mkdir(parents=True)
-    demo = sorted((Path(__file__).parents[2] / "datasets" / "demo").rglob("*.png"))
-    for index, path in enumerate(demo[:IMAGES]):
-        Image.open(path).convert("RGB").resize((128, 128 + 64 * (index % 2))).save(things / f"{index}.png")
+    for index, path in enumerate(write_dataset(root / "drawn", IMAGES)):
+        Image.open(path).resize((128, 128 + 64 * (index % 2))).save(things / f"{index}.png")
         shutil.copy(path.with_suffix(".txt"), things / f"{index}.txt")
     return things
 
 
 def baked(workspace: Workspace, *overrides: str) -> Run:
-    text = PRESET.format(demo=workspace.root / "data")
+    text = PRESET.format(data=workspace.root / "data")
     run = bake(load_text(text, workspace.root / "cached.toml", (*ON_DISK, *overrides)), workspace)
     assert state(run).status == "ok", run.attempt(1).log.read_text()[-3000:]
     assert verify(run) == ()

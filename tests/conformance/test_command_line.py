@@ -1,37 +1,27 @@
-"""The real sd-scripts reads lorakit's commands as lorakit's own parser does.
-
-Runs where LORAKIT_SD_SCRIPTS names a checkout and LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment.
-"""
+"""The real sd-scripts reads lorakit's commands as lorakit's own parser does."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
 from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.render import render
+from tests.conformance.checkout import CHECKOUT, PYTHON, needs_checkout
 from tests.preset.strategies import presets
 from tests.trainers.presets import NAMES, PATHS, shipped
 from tests.trainers.test_render import options_of_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lorakit.preset.models import Preset
 
-CHECKOUT = os.environ.get("LORAKIT_SD_SCRIPTS", "")
-PYTHON = os.environ.get("LORAKIT_SD_SCRIPTS_PYTHON", str(Path(CHECKOUT) / ".venv" / "bin" / "python"))
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts"),
-]
+pytestmark = needs_checkout
 
 #: Reads argument lists, one JSON array a line, and writes what the script's own parser makes of each.
 READER = """

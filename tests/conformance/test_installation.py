@@ -1,7 +1,4 @@
-"""The real sd-scripts is fetched, adopted, asked for its options and looked at; its transformers reads our tokenizers.
-
-Runs where LORAKIT_SD_SCRIPTS names a checkout and LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment.
-"""
+"""The real sd-scripts is fetched, adopted, asked for its options and looked at; its transformers reads our tokenizers."""
 
 from __future__ import annotations
 
@@ -22,14 +19,11 @@ from lorakit.trainers.sd_scripts.place import Place
 from lorakit.trainers.sd_scripts.programs import Runner
 from lorakit.trainers.sd_scripts.status import status
 from lorakit.workspace import Workspace, find_workspace
-from tests.conformance.test_command_line import CHECKOUT, PYTHON
+from tests.conformance.checkout import CHECKOUT, PYTHON, needs_checkout
 from tests.trainers.sd_scripts.made import Watched
 from tests.trainers.sd_scripts.test_tokenizers import CAPTIONS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts"),
-]
+pytestmark = needs_checkout
 
 
 def test_the_pin_is_fetched_and_its_parser_is_the_one_that_is_known(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Every kind of network: rendering, plan and the built-in trainer against what the real sd-scripts made, as recorded.
 
-The data hold on every machine; where the oracle's variables are set (see ``warm_trainer``), a few cases are recorded again.
+The data hold on every machine; where there is a checkout (see ``checkout``), a few cases are recorded again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,17 @@ from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.readback import preset_values
 from lorakit.trainers.render import RenderPaths, render
 from lorakit.workspace import Workspace
+from tests.conformance.checkout import needs_checkout
 from tests.conformance.network_cases import CASES, DATA_FOLDER, Case
 from tests.conformance.record_networks import DATA, record, summary
-from tests.conformance.test_command_line import CHECKOUT
 
 if TYPE_CHECKING:
     from lorakit.trainers.builtin.lora import LoraNetwork
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"))["cases"]
+
+#: Cases that are recorded again where there is a checkout.
+AGAIN = ("locon", "block-rates", "lora-fa-conv", "oft-all", "lycoris-loha", "lycoris-lokr", "dylora-unit")
 
 #: The checkpoint that was trained on.
 SLIM = sdxl_shapes(32, (64, 12), (64, 32))
@@ -206,13 +208,7 @@ def test_what_the_built_in_trainer_does_not_train_it_refuses_by_name(name: str) 
     assert CASES[name].preset().network.module in problem.what
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts")
-@pytest.mark.skipif(
-    "LORAKIT_SD_SCRIPTS_SCRIPT" not in os.environ, reason="LORAKIT_SD_SCRIPTS_SCRIPT names no script that fits widths"
-)
-def test_recorded_again_it_is_the_same(tmp_path: Path) -> None:
-    names = ("locon", "block-rates", "lora-fa-conv", "oft-all", "lycoris-loha", "lycoris-lokr", "dylora-unit")
+@pytest.mark.parametrize("names", [pytest.param(AGAIN, marks=needs_checkout)])
+def test_recorded_again_it_is_the_same(names: tuple[str, ...], tmp_path: Path) -> None:
     found: Mapping[str, Any] = dict(record([CASES[name] for name in names], tmp_path))
     assert found == {name: RECORDED[name] for name in names}

@@ -6,7 +6,6 @@ The data hold on every machine; where the oracle's variables are set (see ``reco
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ import pytest
 from lorakit.errors import LorakitError
 from lorakit.plan import plan
 from lorakit.workspace import Workspace
+from tests.conformance.checkout import needs_checkout
 from tests.conformance.plan_cases import CASES, Case, lay_out
 from tests.conformance.record_plan import DATA, record
-from tests.conformance.test_command_line import CHECKOUT
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"))["cases"]
+
+#: Cases that are recorded again where there is a checkout.
+AGAIN = ("reg-two-folders", "mixed-case", "toml-two-datasets", "lr-restarts", "files-last", "lr-constant-warmup")
 
 #: TensorBoard keeps rates as 32-bit floats.
 FLOAT32 = 1e-6
@@ -111,13 +113,7 @@ def part_of(tag: str, groups: list[str]) -> str:
     return kind
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts")
-@pytest.mark.skipif(
-    "LORAKIT_SD_SCRIPTS_SCRIPT" not in os.environ, reason="LORAKIT_SD_SCRIPTS_SCRIPT names no script that fits widths"
-)
-def test_recorded_again_it_is_the_same(tmp_path: Path) -> None:
-    names = ("reg-two-folders", "mixed-case", "toml-two-datasets", "lr-restarts", "files-last", "lr-constant-warmup")
+@pytest.mark.parametrize("names", [pytest.param(AGAIN, marks=needs_checkout)])
+def test_recorded_again_it_is_the_same(names: tuple[str, ...], tmp_path: Path) -> None:
     found = dict(record([CASES[name] for name in names], tmp_path))
     assert found == {name: RECORDED[name] for name in names}

@@ -1,17 +1,10 @@
-"""The real sd-scripts through the probe: the same weights, two text encoder rates, a stop and a NaN that end well.
-
-Runs where LORAKIT_SD_SCRIPTS names a checkout, LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment, and
-LORAKIT_SD_SCRIPTS_SCRIPT a script that takes the checkpoint's widths before it runs ``sdxl_train_network.py``: the checkpoint here
-is a slim one, for which the script's own constants are too large.
-"""
+"""The real sd-scripts through the probe: the same weights, two text encoder rates, a stop and a NaN that end well."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +19,10 @@ from lorakit.archive.seal import verify
 from lorakit.bake.bake import bake, request_stop
 from lorakit.bench_model.writer import write_checkpoint
 from lorakit.preset.files import load_text
-from lorakit.workspace import Workspace
+from tests.conformance.checkout import needs_checkout, workspace
+from tests.conformance.pictures import write_dataset
 
-CHECKOUT = os.environ.get("LORAKIT_SD_SCRIPTS", "")
-PYTHON = os.environ.get("LORAKIT_SD_SCRIPTS_PYTHON", str(Path(CHECKOUT) / ".venv" / "bin" / "python"))
-SCRIPT = os.environ.get("LORAKIT_SD_SCRIPTS_SCRIPT", "")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts"),
-    pytest.mark.skipif(not SCRIPT, reason="LORAKIT_SD_SCRIPTS_SCRIPT names no script that fits widths to a checkpoint"),
-]
+pytestmark = needs_checkout
 
 PRESET = """
 name = "probed"
@@ -45,7 +30,7 @@ seed = 42
 [base]
 model = "slim.safetensors"
 [dataset]
-path = "{demo}"
+path = "{data}"
 resolution = 128
 bucket_min = 64
 bucket_max = 256
@@ -115,17 +100,16 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> Bake:
     root = tmp_path_factory.mktemp("workspace")
     write_checkpoint(root / "slim.safetensors", size="slim")
     (root / "prompts.txt").write_text("a red circle --w 64 --h 64 --s 2 --d 1\n", encoding="utf-8")
-    workspace = Workspace(root, {"sd_scripts": {"path": CHECKOUT, "python": PYTHON, "script": SCRIPT}})
-    demo = Path(__file__).parents[2] / "datasets" / "demo"
+    write_dataset(root / "data")
 
     def run(*overrides: str, stop_after: int | None = None) -> Baked:
-        resolved = load_text(PRESET.format(demo=demo), root / "probed.toml", overrides)
+        resolved = load_text(PRESET.format(data=root / "data"), root / "probed.toml", overrides)
 
         def watch(run: Run, records: Sequence[dict[str, Any]]) -> None:
             if stop_after is not None and any(record.get("step") == stop_after for record in records):
                 request_stop(run, 1)
 
-        return Baked(bake(resolved, workspace, on_update=watch))
+        return Baked(bake(resolved, workspace(root), on_update=watch))
 
     return run
 

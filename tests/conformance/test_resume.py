@@ -1,7 +1,4 @@
-"""The real sd-scripts, interrupted and resumed, against the same training in one go: steps, names, curves, noise, weights.
-
-Runs where tests/conformance/test_probe.py does (see there for the variables).
-"""
+"""The real sd-scripts, interrupted and resumed, against the same training in one go: steps, names, curves, noise, weights."""
 
 from __future__ import annotations
 
@@ -32,9 +29,11 @@ from lorakit.errors import ArchiveError
 from lorakit.launch.processes import ProcessId
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace
-from tests.conformance.test_probe import CHECKOUT, PRESET, PYTHON, SCRIPT, pytestmark
+from tests.conformance.checkout import needs_checkout, workspace
+from tests.conformance.pictures import write_dataset
+from tests.conformance.test_probe import PRESET
 
-__all__ = ["pytestmark"]
+pytestmark = needs_checkout
 
 #: A few pictures in batches of two make short epochs; noise and captions are random.
 PICTURES = 9
@@ -59,17 +58,16 @@ Bake = Callable[..., Run]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("workspace")
     write_checkpoint(root / "slim.safetensors", size="slim")
-    demo = Path(__file__).parents[2] / "datasets" / "demo"
-    (root / "few" / "1_things").mkdir(parents=True)
-    for picture in sorted(demo.rglob("*.png"))[:PICTURES]:
+    for picture in write_dataset(root / "drawn", PICTURES):
         for path in (picture, picture.with_suffix(".txt")):
+            (root / "few" / "1_things").mkdir(parents=True, exist_ok=True)
             shutil.copy(path, root / "few" / "1_things")
-    return Workspace(root, {"sd_scripts": {"path": CHECKOUT, "python": PYTHON, "script": SCRIPT}})
+    return workspace(root)
 
 
 def start(place: Workspace, *overrides: str, after: int = 0, how: str = "") -> Run:
     """Bake; once step ``after`` is told, ask for a stop or kill the keeper."""
-    resolved = load_text(PRESET.format(demo=place.root / "few"), place.root / "probed.toml", (*COMMON, *overrides))
+    resolved = load_text(PRESET.format(data=place.root / "few"), place.root / "probed.toml", (*COMMON, *overrides))
     return bake(resolved, place, on_update=interrupt(after, how))
 
 

@@ -1,6 +1,6 @@
 """Every rule is proven: what it says of a combination is what the real sd-scripts did with it, as recorded.
 
-The data hold on every machine; where the oracle's variables are set (see ``warm_trainer``), a share of the trials is run again.
+The data hold on every machine; where there is a checkout (see ``checkout``), a share of the trials is run again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from lorakit.trainers.extra import check_extra
 from lorakit.trainers.file_rules import check_files
 from lorakit.trainers.rules_page import ALL_TABLES
 from lorakit.workspace import Workspace
+from tests.conformance.checkout import needs_checkout
 from tests.conformance.record_rules import DATA, record
 from tests.conformance.rule_cases import FACTS, PROOFS, TRIALS
 from tests.conformance.rule_trials import Claim, Fails, Nothing, Trial, lay_out
-from tests.conformance.test_command_line import CHECKOUT
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"))["trials"]
+
+#: Rules whose trials are run again where there is a checkout; "all" is some 300 of them.
+AGAIN = os.environ.get("LORAKIT_RULES", "LK021 LK028 LK053 LK071 LK102 LK148 LK180 LK314 LK401 LK411").split()
 RULES: dict[str, Rule[Any]] = {rule.code: rule for table in ALL_TABLES for rule in table.rules}
 
 NAMED: dict[str, Trial] = {
@@ -114,14 +117,8 @@ def test_the_base_of_all_trials_breaks_no_rule() -> None:
     assert told(Trial())["outcome"] == "trained"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts")
-@pytest.mark.skipif(
-    "LORAKIT_SD_SCRIPTS_SCRIPT" not in os.environ, reason="LORAKIT_SD_SCRIPTS_SCRIPT names no script that fits widths"
-)
-def test_recorded_again_the_proofs_hold(tmp_path: Path) -> None:
-    codes = os.environ.get("LORAKIT_RULES", "LK021 LK028 LK053 LK071 LK102 LK148 LK180 LK314 LK401 LK411").split()
+@pytest.mark.parametrize("codes", [pytest.param(AGAIN, marks=needs_checkout)])
+def test_recorded_again_the_proofs_hold(codes: list[str], tmp_path: Path) -> None:
     proofs = [proof for code, proof in PROOFS.items() if code in codes or codes == ["all"]]
     asked = {trial.name: trial for proof in proofs for trial in proof.trials}
     again = dict(record(asked.values(), tmp_path))

@@ -1,7 +1,7 @@
 """Two trainers, one meaning: the built-in trainer does what the real sd-scripts was seen to do.
 
 What the real one did is in ``data/two_trainers.json`` (numbers and names, no code of it), so that the built-in trainer is held to it on
-every machine. Where the environment names a checkout (see ``test_probe``), both are trained side by side.
+every machine. Where the environment names a checkout (see ``checkout``), both are trained side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from lorakit.bench_model.writer import write_checkpoint
 from lorakit.trainers.sd_scripts import tokenizers
-from tests.conformance.test_probe import CHECKOUT, SCRIPT
+from tests.conformance.checkout import needs_checkout
 from tests.conformance.trainer_cases import BASE, CASES, INIT, Case, lay_out
 from tests.conformance.two_trainers import (
     CURVES,
@@ -36,13 +36,6 @@ from tests.conformance.warm_trainer import WarmTrainer
 
 PROJECTION = "conditioner.embedders.1.model.text_projection"
 RECORDED: dict[str, Any] = recorded()["cases"]
-
-side_by_side = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not CHECKOUT, reason="LORAKIT_SD_SCRIPTS names no checkout of sd-scripts"),
-    pytest.mark.skipif(not SCRIPT, reason="LORAKIT_SD_SCRIPTS_SCRIPT names no script that fits widths to a checkpoint"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +90,7 @@ def agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=side_by_side) for name in ("epsilon", "resized", "prior-loss")]
+    "case", [pytest.param(name, marks=needs_checkout) for name in ("epsilon", "resized", "prior-loss")]
 )
 def test_side_by_side(case: str, root: Path, real: WarmTrainer) -> None:
     lay_out(CASES[case], root)
@@ -121,7 +114,7 @@ def test_recorded_curves_agree_within_the_spread_of_seeds() -> None:
     within_spread(LEARNED["mean_losses"])
 
 
-@pytest.mark.parametrize("case", [pytest.param(LEARNED["case"], marks=side_by_side)])
+@pytest.mark.parametrize("case", [pytest.param(LEARNED["case"], marks=needs_checkout)])
 def test_curves_agree_within_the_spread_of_seeds(case: str, root: Path, real: WarmTrainer) -> None:
     """With chance left in, both trainers' mean losses differ by no more than those of the seeds of one."""
     lay_out(CASES[case], root)
@@ -145,7 +138,7 @@ def mean(trained: Trained) -> float:
     return math.fsum(trained.losses) / len(trained.losses)
 
 
-@pytest.mark.parametrize("case", [pytest.param("epsilon", marks=side_by_side)])
+@pytest.mark.parametrize("case", [pytest.param("epsilon", marks=needs_checkout)])
 def test_the_text_projection_is_read_the_other_way_round(
     case: str, root: Path, real: WarmTrainer, tmp_path: Path
 ) -> None:
@@ -164,7 +157,7 @@ def test_the_text_projection_is_read_the_other_way_round(
 
 
 @pytest.mark.full_size
-@pytest.mark.parametrize("case", [pytest.param("full-size", marks=side_by_side)])
+@pytest.mark.parametrize("case", [pytest.param("full-size", marks=needs_checkout)])
 def test_full_size(case: str, tmp_path: Path, real: WarmTrainer) -> None:
     """The real widths, random weights, bf16, one step: bf16 rounds to 1 in 256, and the two add in another order."""
     write_checkpoint(tmp_path / BASE, size="full", dtype="bf16")

@@ -3,7 +3,7 @@
     python -m tests.conformance.two_trainers [CASE …]
     python -m tests.conformance.two_trainers --table    (what docs/two-trainers.md says)
 
-The environment's variables are those of ``warm_trainer``. The built-in trainer is run in this process.
+The environment's variables are those of ``checkout``. The built-in trainer is run in this process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from lorakit import protocol
 from lorakit.archive.events import read_scalars
 from lorakit.trainers.render import RenderPaths, TrainerKind, render
 from lorakit.trainers.sd_scripts import tokenizers
+from tests.conformance.checkout import commit
 from tests.conformance.trainer_cases import BASE, CASES, INIT, Case, lay_out, start_weights
 from tests.conformance.warm_trainer import WarmTrainer
 
@@ -305,9 +305,6 @@ def table() -> str:
 
 
 def _main(names: Sequence[str]) -> None:
-    checkout = os.environ["LORAKIT_SD_SCRIPTS"]
-    head = ["git", "-C", checkout, "rev-parse", "HEAD"]
-    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     known = recorded() if DATA.exists() else {"cases": {}, "measured": {}}
     found = {name: {k: v for k, v in case.items() if k != "digest"} for name, case in known["cases"].items()}
     measured = dict(known["measured"])
@@ -320,7 +317,7 @@ def _main(names: Sequence[str]) -> None:
             theirs = seen(train_sd_scripts(CASES[name], root, trainer))
             found[name], measured[name] = theirs, apart(seen(train_builtin(CASES[name], root)), theirs)
             print(name, measured[name], flush=True)
-            _write(commit, found, measured)
+            _write(commit(), found, measured)
     trainer.close()
 
 

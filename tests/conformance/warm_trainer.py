@@ -1,8 +1,4 @@
-"""The environment of a real sd-scripts, warm: runs one command after another, each in a process of its own.
-
-LORAKIT_SD_SCRIPTS names a checkout, LORAKIT_SD_SCRIPTS_PYTHON the interpreter of its environment, and
-LORAKIT_SD_SCRIPTS_SCRIPT a script that takes the checkpoint's widths before it runs ``sdxl_train_network.py``.
-"""
+"""The environment of a real sd-scripts, warm: runs one command after another, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lorakit.trainers.choose import PROBE
+from tests.conformance.checkout import PYTHON, SCRIPT, asked
 
 __all__ = ["ENVIRONMENT", "WarmTrainer"]
 
@@ -95,11 +92,11 @@ class WarmTrainer:
     """A process with the trainer's packages imported, that forks one for each command."""
 
     def __init__(self) -> None:
-        python = os.environ["LORAKIT_SD_SCRIPTS_PYTHON"]
-        self.script = os.environ["LORAKIT_SD_SCRIPTS_SCRIPT"]
+        variables = asked()
+        self.script = SCRIPT
         self.process = subprocess.Popen(
-            ["nice", "-n", "5", python, "-c", _RUNNER],
-            env={**os.environ, **ENVIRONMENT},
+            ["nice", "-n", "5", PYTHON, "-c", _RUNNER],
+            env={**os.environ, **variables, **ENVIRONMENT},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 

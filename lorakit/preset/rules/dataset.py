@@ -118,8 +118,9 @@ def _bare_resolution_fits_the_model(preset: Preset, _: TrainerKind) -> bool:
 
 @TABLE.warning(
     "LK039", "dataset.bucket", "neither buckets nor cached latents",
-    why="pictures are then not resized: one that is not exactly of the resolution's size stops the training",
-    todo="set dataset.bucket = true or memory.cache_latents = true, or have all pictures of one size",
+    why="pictures are then not resized: the training stops when it is the turn of one that is not of the resolution's size "
+    "(with random_crop or face_crop_aug_range: of one that is smaller), which may be many steps later",
+    todo="set dataset.bucket = true or memory.cache_latents = true, or have all pictures of the resolution's size",
 )  # fmt: skip
 def _sizes_must_fit_without_buckets(preset: Preset, _: TrainerKind) -> bool:
     return _bare(preset.dataset) and not preset.dataset.bucket and not caches_latents(preset)
