@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lorakit.interop.imported import Imported, Recipe
+    from lorakit.preset.models import Preset
 
-__all__ = ["import_recipe"]
+__all__ = ["export_config", "import_recipe"]
 
 
 def import_recipe(
@@ -48,6 +49,67 @@ def import_recipe(
         return
     out = screen.console()
     screen.put(out, _page(imported, target, asked=words, width=screen.fitting(out)))
+
+
+def export_config(
+    asked: Annotated[
+        str, typer.Argument(metavar="RUN|PRESET", help="A preset by file or name, or a run in the archive.")
+    ],
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="sd-scripts-toml, kohya-gui, easy-training or onetrainer.")
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to this file; else it is printed.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE when it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a preset, or a run's, as another trainer's settings; says what is lost."""
+    from dataclasses import asdict
+
+    from lorakit.cli import screen
+    from lorakit.interop.export import export
+
+    exported = export(_preset(asked), workspace().root, to)
+    target = None if output is None else Path(output).expanduser()
+    if target is not None:
+        _write(target, exported.text, force=force)
+    if as_json:
+        screen.print_json({**asdict(exported), "path": None if target is None else str(target)})
+        return
+    if target is None:
+        sys.stdout.write(exported.text)
+    out = screen.console(err=target is None)
+    if target is not None:
+        out.print(screen.text(("✓ ", "done"), (str(target), "strong"), f"  for {to}"))
+    rows: list[list[str | Text]] = [
+        [screen.text(("lost  ", "look"), one.key), one.asked, "→", one.becomes] for one in exported.lost
+    ]
+    screen.put(out, screen.columns(rows, width=screen.fitting(out), flexible=(1, 3)))
+    if not rows:
+        out.print(screen.text(("✓ ", "done"), "nothing is lost"))
+    if target is not None:
+        out.print(screen.text(("look  ", "same"), f"lorakit import {shlex.quote(str(target))}"))
+
+
+def _preset(asked: str) -> Preset:
+    from lorakit.archive.run import open_run
+    from lorakit.bake.rerun import archived_preset
+    from lorakit.errors import ArchiveError, PresetError
+    from lorakit.preset.files import find_preset, load_preset
+
+    place = workspace()
+    try:
+        path = find_preset(asked, place.presets)
+    except PresetError:
+        try:
+            return archived_preset(open_run(place.runs, asked)).preset
+        except ArchiveError as error:
+            raise UsageError(
+                f"there is neither a preset nor a run {asked}", why=error.what, todo="lorakit ls lists the runs"
+            ) from error
+    return load_preset(path).preset
 
 
 def _imported(words: list[str]) -> Imported:

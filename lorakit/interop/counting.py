@@ -175,11 +175,10 @@ def _warm(facts: Facts, steps: int, rounding: Callable[[Fraction], int]) -> tupl
 DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(
         "legacy-ps1", "legacy PowerShell scripts", ("png", "bmp", "gif", "jpg", "jpeg", "webp"), _half_even_steps, _rounded,
-        "steps", recursive=True, zero_te_trains=True, cause="passes its own steps, so sd-scripts trains more or fewer epochs",
+        "steps", recursive=True, cause="passes its own steps, so sd-scripts trains more or fewer epochs",
     ),
     Dialect(
-        "anon-1337", "anon-1337 v1.13", ("jpg", "png", "webp"), _anon_steps, _rounded, "epochs", zero_te_trains=True,
-        cause="passes epochs; the warmup is a share of its own estimate, rounded half to even",
+        "anon-1337", "anon-1337 v1.13", ("jpg", "png", "webp"), _anon_steps, _rounded, "epochs", cause="passes epochs; the warmup is a share of its own estimate, rounded half to even",
     ),
     Dialect(
         "easy-training-2023", "LoRA_Easy_Training_Scripts, Feb 2023", ("png", "bmp", "gif", "jpeg", "jpg", "webp"), _floor_steps,
@@ -310,5 +309,5 @@ def _rates(facts: Facts, dialect: Dialect) -> tuple[float, float, list[str]]:
                       "without the probe gives both text encoders the first rate")  # fmt: skip
     if dialect.zero_te_trains and te == 0 and optim.unet_lr:
         te = optim.unet_lr
-        causes.append("drops a text encoder rate of 0: the text encoders train at learning_rate")
+        causes.append("drops a text encoder rate of 0: they train at learning_rate")
     return optim.unet_lr * scale, te * scale, causes

@@ -231,7 +231,7 @@ def _toml_value(intake: Intake, place: tuple[str, str], value: Any, line: int | 
         value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     elif isinstance(value, str):
         value = value.replace("${replace}", easy_name)
-    if value is not False:
+    if value is not False or name in _DEFAULTS_C:
         intake.take(name, value, text=text, line=line)
 
 

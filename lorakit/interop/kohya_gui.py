@@ -50,7 +50,7 @@ _NETWORK_ARGS: Final = (
 #: Boxes of the front end that say nothing about the training.
 _SILENT: Final = frozenset(
     {"model_list", "num_machines", "main_process_port", "dynamo_backend", "dynamo_mode", "dynamo_use_dynamic",
-     "dynamo_use_fullgraph", "dreambooth", "training_preset", "log_tracker_config_dir", "extra_accelerate_launch_args"}
+     "dynamo_use_fullgraph", "dreambooth", "training_preset", "log_tracker_config_dir"}
 )  # fmt: skip
 _LYCORIS: Final = {
     "LyCORIS/LoCon": "locon", "LoCon": "locon", "LyCORIS/LoHa": "loha", "LyCORIS/LoKr": "lokr", "LyCORIS/DyLoRA": "dylora",

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Final
 
 from lorakit.errors import UsageError
-from lorakit.interop import command, easy_training, kohya_gui, metadata, sd_toml
+from lorakit.interop import (
+    command,
+    dreambooth,
+    easy_training,
+    kohya_gui,
+    lora_scripts,
+    metadata,
+    onetrainer,
+    scripts,
+    sd_toml,
+)
 from lorakit.interop.convert import convert
 from lorakit.interop.document import Document, read_document
 from lorakit.interop.imported import Imported, Reading
@@ -38,8 +48,12 @@ FORMATS: Final[tuple[Format, ...]] = (
     Format("dataset-config", sd_toml.is_dataset_config, sd_toml.read_dataset_config),
     Format("easy-training", easy_training.is_easy_toml, easy_training.read_easy_toml),
     Format("easy-training", easy_training.is_easy_json, easy_training.read_easy_json),
+    Format("onetrainer", onetrainer.is_onetrainer, onetrainer.read_onetrainer),
+    Format("dreambooth", dreambooth.is_dreambooth, dreambooth.read_dreambooth),
+    Format("lora-scripts", lora_scripts.is_lora_scripts, lora_scripts.read_lora_scripts),
     Format("kohya-gui", kohya_gui.is_kohya_gui, kohya_gui.read_kohya_gui),
     Format("sd-scripts-toml", sd_toml.is_config, sd_toml.read_config),
+    Format("powershell", scripts.is_script, scripts.read_powershell),
     Format("command", _is_command, lambda document: command.read_command(document.text)),
 )
 
