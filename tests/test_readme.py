@@ -68,7 +68,7 @@ def test_the_quickstart_shows_a_real_run() -> None:
 def test_the_python_example_bakes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "lorakit", "init", str(tmp_path)], check=True, capture_output=True)
     (tmp_path / "models").mkdir(exist_ok=True)
-    (tmp_path / "models" / "tiny-sdxl.safetensors").hardlink_to(bench_checkpoint("tiny"))
+    (tmp_path / "models" / "bench-sdxl.safetensors").hardlink_to(bench_checkpoint("tiny"))
     assert (tmp_path / MARKER).exists()
     (example,) = blocks("python")
     example = example.replace('["length.steps=20"]', '["length.steps=2"]')  # the test need not wait

@@ -23,7 +23,7 @@ from lorakit.trainers.builtin.shapes import SCALING_FACTOR
 from lorakit.trainers.builtin.text import encode_ids, size_condition
 from lorakit.trainers.builtin.tokenizers import load_tokenizers
 
-__all__ = ["Ema", "Recipe", "encode_pictures", "loss_weights", "noisy_caption", "train_unet"]
+__all__ = ["Ema", "Recipe", "Round", "encode_pictures", "loss_weights", "noisy_caption", "train_unet"]
 
 _PART = 1600  # pictures in one file of latents
 _TOKENS = 77
@@ -32,37 +32,64 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
+class Round:
+    """Steps up to ``end``: the learning rate stays ``rate`` until ``level``, then falls along a cosine to 1 % of it.
+
+    ``pull`` is how much more the loss counts where noise is strong: see :func:`loss_weights`. ``blind`` is the share of
+    examples that see nothing but noise, as drawing begins: SDXL's strongest noise still shows where things stand, so a
+    model that never sees less looks there and not into the caption. From ``level`` on, steps see
+    all 77 text tokens; before, most see only the first 32, which hold every caption (the rest is padding): two fifths
+    faster.
+    """
+
+    end: int
+    level: int
+    rate: float
+    pull: str
+    blind: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How UNet and text encoders are trained.
 
-    The learning rate warms up, stays, and falls along a cosine in the last ``decay_steps``, which also see all 77 text
-    tokens. Before, most steps see only the first ``short`` ones, which hold every caption (the rest is padding), and
-    one in ``full_every`` sees all: two fifths faster.
+    The first round learns to draw and to read; the others learn to place things as the caption says, which is decided in
+    the strongest noise, where plain noise prediction rewards it least.
     """
 
     pictures: int = 8_000
-    steps: int = 3_100
-    decay_steps: int = 600
+    rounds: tuple[Round, ...] = (
+        Round(3_100, 2_500, 1.5e-3, "gentle"),
+        Round(4_000, 3_850, 1e-3, "strong"),
+        Round(5_000, 4_650, 1e-3, "strong", blind=0.25),
+    )
     batch: int = 48
-    learning_rate: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.01
     ema: float = 0.998
     short: int = 32
     full_every: int = 8
 
-    def decaying(self, step: int) -> bool:
-        """Whether ``step`` (from 0) is one of the last ``decay_steps``."""
-        return step >= self.steps - self.decay_steps
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.rounds[-1].end
+
+    def round_of(self, step: int) -> Round:
+        """The round that ``step`` (from 0) is in."""
+        return next(one for one in self.rounds if step < one.end)
+
+    def sees_all(self, step: int) -> bool:
+        """Whether ``step`` (from 0) sees all text tokens."""
+        return step >= self.round_of(step).level or step % self.full_every == 0
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step`` (from 0)."""
+        now = self.round_of(step)
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if not self.steps - step <= self.decay_steps:
-            return self.learning_rate
-        left = (self.steps - step) / self.decay_steps
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left)))
+            return now.rate * (step + 1) / self.warmup
+        left = min(1.0, (now.end - step) / (now.end - now.level))
+        return now.rate * (0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left)))
 
 
 class Ema:
@@ -96,13 +123,14 @@ class Ema:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples: ``clean`` and ``noise`` (B, 4, 16, 16), ``times`` (B,), ``sizes`` (B, 6)."""
+    """One step's examples: ``clean`` and ``noise`` (B, 4, 16, 16), ``times`` and ``blind`` (B,), ``sizes`` (B, 6)."""
 
     captions: Sequence[str]
     clean: Tensor
     noise: Tensor
     times: Tensor
     sizes: Tensor
+    blind: Tensor
 
 
 def encode_pictures(vae: Any, count: int, seed: int, cache: Path, progress: Progress) -> Tensor:
@@ -142,7 +170,7 @@ def train_unet(
     start = load_stage(cache / "pretrain.pt", parts)
     twin = Twin(learner.unet)
     alphas = sdxl_alphas_cumprod()
-    weights = loss_weights(alphas / (1 - alphas))
+    snr = alphas / (1 - alphas)
     scenes = [picture_scene(seed, number) for number in range(len(latents))]
     words, tokenizers = strange_words(), load_tokenizers()
     mean: float | None = None
@@ -150,14 +178,14 @@ def train_unet(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         batch = make_batch(recipe, latents, scenes, words, seed=seed, step=step)
-        length = _TOKENS if recipe.decaying(step) or step % recipe.full_every == 0 else recipe.short
+        weights = loss_weights(snr, recipe.round_of(step).pull)
+        length = _TOKENS if recipe.sees_all(step) else recipe.short
         first, second = (ids[:, :, :length] for ids in tokenizers.encode(batch.captions))
         condition = encode_ids(learner, first, second)  # type: ignore[arg-type]  # it has the two encoders
         twin.refresh()
-        alpha = alphas[batch.times][:, None, None, None]
-        noisy = alpha.sqrt() * batch.clean + (1 - alpha).sqrt() * batch.noise
+        noisy, target = noised(batch, alphas[batch.times])
         predicted = twin.predict(noisy, batch.times, condition, batch.sizes)
-        loss = ((predicted - batch.noise).square().mean(dim=(1, 2, 3)) * weights[batch.times]).mean()
+        loss = ((predicted - target).square().mean(dim=(1, 2, 3)) * weights[batch.times]).mean()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         twin.hand_over()
@@ -169,6 +197,18 @@ def train_unet(
             save_stage(cache / "pretrain.pt", parts, step + 1)
         progress(step + 1, recipe.steps, f"loss {mean:.4f}")
     return learner, ema
+
+
+def noised(batch: Batch, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """What the UNet sees and what it should predict, both (B, 4, 16, 16); ``alpha`` (B,) is the cumulative one.
+
+    A blind example sees noise alone. Its target is the noise that would leave the clean latents when it is taken away.
+    """
+    signal, spread = (part[:, None, None, None] for part in (alpha.sqrt(), (1 - alpha).sqrt()))
+    blind = batch.blind[:, None, None, None]
+    noisy = torch.where(blind, batch.noise, signal * batch.clean + spread * batch.noise)
+    target = torch.where(blind, (batch.noise - signal * batch.clean) / spread, batch.noise)
+    return noisy, target
 
 
 def make_batch(
@@ -183,11 +223,13 @@ def make_batch(
     clean = latents[chosen].float()
     noise = torch.randn(clean.shape, generator=generator)
     times = torch.randint(0, NUM_TIMESTEPS, (count,), generator=generator)
+    blind = torch.arange(count) < round(count * recipe.round_of(step).blind)
+    times[blind] = NUM_TIMESTEPS - 1
     original = [
         (SIDE, SIDE) if rng.random() < 0.5 else (rng.randint(64, 512), rng.randint(64, 512)) for _ in range(count)
     ]
     sizes = size_condition(original, [(0, 0)] * count, [(SIDE, SIDE)] * count)
-    return Batch(captions, clean, noise, times, sizes)
+    return Batch(captions, clean, noise, times, sizes, blind)
 
 
 def noisy_caption(scene: Scene, rng: random.Random, words: Sequence[str]) -> str:
@@ -221,13 +263,15 @@ def _syllable(rng: random.Random) -> str:
     return rng.choice("bdfgklmnprstvz") + rng.choice("aeiou")
 
 
-def loss_weights(snr: Tensor) -> Tensor:
+def loss_weights(snr: Tensor, pull: str) -> Tensor:
     """Weight of each timestep's loss, scaled to a mean of 1: min-SNR-5 (Hang et al., 2023), more where noise is strong.
 
-    Plain noise prediction hardly rewards reading the caption, because colours shine through all but the strongest
-    noise.
+    Plain noise prediction hardly rewards reading the caption, because colours and places shine through all but the
+    strongest noise. ``pull`` is "gentle" (up to 4 times more) or "strong" (up to 21 times).
     """
-    weights = 5.0 / snr.clamp(min=5.0) * (1.0 + 0.3 * snr.clamp(min=0.01, max=5.0).rsqrt())
+    least = snr.clamp(min=0.01, max=5.0)
+    more = {"gentle": 0.3 * least.rsqrt(), "strong": 0.1 / snr.clamp(min=0.005)}[pull]
+    weights = 5.0 / snr.clamp(min=5.0) * (1.0 + more)
     return weights / weights.mean()
 
 
@@ -238,4 +282,4 @@ def _optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Adam
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99), foreach=True)
+    return torch.optim.AdamW(groups, lr=recipe.rounds[0].rate, betas=(0.9, 0.99), foreach=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lorakit.bench_model.judge import ATTRIBUTES, judge, right
@@ -39,7 +40,7 @@ def held_out_scenes(count: int, seed: int = 11) -> list[Scene]:
 def easy_scenes(count: int, seed: int = 11) -> list[Scene]:
     """Photos of a held-out pair in medium size in the middle, without a stripe."""
     rng = random.Random(seed)
-    scenes = []
+    scenes: list[Scene] = []
     while len(scenes) < count:
         (colour, shape), background = rng.choice(sorted(HELD_OUT)), rng.choice(list(BACKGROUNDS))
         if colour != background:
@@ -68,7 +69,7 @@ def vae_quality(base: BaseModel, count: int, *, seed: int = 7) -> tuple[float, Q
     """Mean PSNR in dB of unseen pictures after encoding and decoding, and what the judge says of them then."""
     unseen = [picture(seed, _FIRST_UNSEEN + number) for number in range(count)]
     pixels = to_tensor(np.stack([one.pixels for one in unseen]))
-    parts = [base.vae.decode(base.vae.encode(part).latent_dist.mean).sample for part in pixels.split(16)]
+    parts = [base.vae.decode(base.vae.encode(part).latent_dist.mean).sample for part in torch.split(pixels, 16)]
     drawn = [part.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy() for part in parts]
     return float(psnr(base.vae, pixels).mean()), judge_pictures(np.concatenate(drawn), [one.scene for one in unseen])
 

@@ -26,7 +26,7 @@ def sample(
     *,
     seed: int,
     steps: int = 25,
-    guidance: float = 5.0,
+    guidance: float = 3.0,
     batch: int = 32,
 ) -> NDArray[np.uint8]:
     """One picture for each prompt, (B, 128, 128, 3) uint8.

@@ -27,13 +27,16 @@ from lorakit.trainers.builtin.tensorfile import open_tensors
 from lorakit.trainers.builtin.tokenizers import load_tokenizers
 
 __all__ = [
+    "Drawn",
     "Interval",
     "Score",
     "Subject",
     "bootstrap",
+    "draw_with",
     "other_scenes",
+    "score_drawn",
     "score_lora",
-    "score_pictures",
+    "sheet_prompts",
     "subject_of",
     "zorp_scenes",
 ]
@@ -106,40 +109,50 @@ def score_lora(
         ModelFileError: a file is missing or not what it should be.
     """
     base = load_base(base_path)
-    plain = _Drawn.of(base, concept, seed)
-    after = plain
-    rows = [("before:\nthe base model", plain.shown_on_sheet())]
-    if lora is not None:
-        network = attach_lora(base, lora, multiplier)
-        try:
-            after = _Drawn.of(base, concept, seed)
-        finally:
-            network.detach()
-        rows.append((f"after: with\n{_folded(lora.stem)}", after.shown_on_sheet()))
+    before = Drawn.of(base, concept, seed)
+    after = before if lora is None else draw_with(base, lora, concept, multiplier=multiplier, seed=seed)
     if sheet is not None:
-        prompts = [*_prompts(concept)[:_SHEET], *[caption(scene) for scene in other_scenes(_SHEET - 1)]]
+        rows = [("before:\nthe base model", before.on_sheet())]
+        if lora is not None:
+            rows.append((f"after: with\n{_folded(lora.stem)}", after.on_sheet()))
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(sheet, contact_sheet(rows, prompts))
-    return score_pictures(concept, after.probes, after.others, before=plain.probes, plain=plain.others)
+        atomic.write_bytes(sheet, contact_sheet(rows, sheet_prompts(concept)))
+    return score_drawn(concept, after, before)
+
+
+def draw_with(base: BaseModel, lora: Path, concept: str, *, multiplier: float = 1.0, seed: int = 0) -> Drawn:
+    """Draw with a LoRA attached; afterwards the model is as before."""
+    network = attach_lora(base, lora, multiplier)
+    try:
+        return Drawn.of(base, concept, seed)
+    finally:
+        network.detach()
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """Pictures (B, 128, 128, 3) of a concept's prompts, and of the other scenes."""
 
     probes: NDArray[np.uint8]
     others: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, base: BaseModel, concept: str, seed: int) -> _Drawn:
+    def of(cls, base: BaseModel, concept: str, seed: int) -> Drawn:
+        """Draw with ``base`` as it is."""
         tokenizers = load_tokenizers()
         others = [caption(scene) for scene in other_scenes()]
         return cls(
             sample(base, tokenizers, _prompts(concept), seed=seed), sample(base, tokenizers, others, seed=seed + 1)
         )
 
-    def shown_on_sheet(self) -> NDArray[np.uint8]:
+    def on_sheet(self) -> NDArray[np.uint8]:
+        """The pictures of :func:`sheet_prompts`."""
         return np.concatenate([self.probes[:_SHEET], self.others[: _SHEET - 1]])
+
+
+def sheet_prompts(concept: str) -> list[str]:
+    """What a contact sheet shows: five prompts of the concept, four others."""
+    return [*_prompts(concept)[:_SHEET], *[caption(scene) for scene in other_scenes(_SHEET - 1)]]
 
 
 def _prompts(concept: str) -> list[str]:
@@ -150,21 +163,14 @@ def _folded(name: str) -> str:
     return "\n".join(name[start : start + 20] for start in range(0, len(name), 20))
 
 
-def score_pictures(
-    concept: str,
-    shown: NDArray[np.uint8],
-    others: NDArray[np.uint8],
-    *,
-    before: NDArray[np.uint8],
-    plain: NDArray[np.uint8],
-) -> Score:
-    """Judge pictures of the concept's prompts and of the other prompts, against those of the base model."""
+def score_drawn(concept: str, after: Drawn, before: Drawn) -> Score:
+    """Judge pictures against those of the base model."""
     found, found_before = (
         [probe.judge(pixels) for probe, pixels in zip(probes(concept), pictures, strict=True)]
-        for pictures in (shown, before)
+        for pictures in (after.probes, before.probes)
     )
-    keeps = [core_right(judge(pixels), scene) for pixels, scene in zip(others, other_scenes(), strict=True)]
-    drift = np.abs(others.astype(np.float64) - plain.astype(np.float64)).mean(axis=(1, 2, 3)) / 255.0
+    keeps = [core_right(judge(pixels), scene) for pixels, scene in zip(after.others, other_scenes(), strict=True)]
+    drift = np.abs(after.others.astype(np.float64) - before.others.astype(np.float64)).mean(axis=(1, 2, 3)) / 255.0
     return Score(bootstrap(found), bootstrap(found_before), bootstrap(keeps), bootstrap(list(drift)))
 
 

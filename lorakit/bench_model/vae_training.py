@@ -134,7 +134,8 @@ def _loss(vae: AutoencoderKL, pixels: Tensor, noise: float, generator: torch.Gen
     flat = latents.permute(1, 0, 2, 3).flatten(1)
     anchor = flat.mean(1).square().mean() + (flat.std(1) - 1.0).square().mean()
     noisy = latents + noise * torch.randn(latents.shape, generator=generator)
-    return _unlike(vae.decode(noisy).sample, pixels, squares=2.0) + 0.01 * anchor
+    loss: Tensor = _unlike(vae.decode(noisy).sample, pixels, squares=2.0) + 0.01 * anchor
+    return loss
 
 
 def _unlike(drawn: Tensor, pixels: Tensor, *, squares: float) -> Tensor:

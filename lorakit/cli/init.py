@@ -76,7 +76,7 @@ def init(
     here = "" if done.root == Path.cwd() else f"cd {_quoted(folder)} && "
     steps = (
         ("look", f"{here}lorakit plan quickstart"),
-        ("model", "python -m lorakit.bench_model write models/tiny-sdxl.safetensors --size tiny"),
+        ("model", "python -m lorakit.bench_model write models/bench-sdxl.safetensors --size learned"),
         ("bake", "lorakit bake quickstart"),
     )
     screen.put(out, screen.columns([(label, command) for label, command in steps], indent=2, gap=3))

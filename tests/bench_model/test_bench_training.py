@@ -9,16 +9,22 @@ import safetensors.torch
 import torch
 
 from lorakit.bench_model.learned import unpack, write_learned
-from lorakit.bench_model.pretrain import Recipe, loss_weights
+from lorakit.bench_model.pretrain import Recipe, Round, loss_weights, make_batch, noised
 from lorakit.bench_model.train import Plan, train
 from lorakit.bench_model.vae_training import VaeRecipe, fold_whitening, new_vae
+from lorakit.bench_model.world import picture_scene
 from lorakit.trainers.builtin.checkpoint import load_base
 from lorakit.trainers.builtin.objective import sdxl_alphas_cumprod
 
 PLAN = Plan(
     seed=3,
     vae=VaeRecipe(crop_steps=2, crop_batch=2, whole_steps=1, whole_batch=1, warmup=1, horizon=4, cooldown=2),
-    unet=Recipe(pictures=12, steps=4, batch=2, decay_steps=2, warmup=1),
+    unet=Recipe(
+        pictures=12,
+        rounds=(Round(2, 1, 1e-3, "gentle"), Round(4, 3, 1e-3, "strong", blind=0.5)),
+        batch=2,
+        warmup=1,
+    ),
     polish_steps=2,
 )
 
@@ -88,9 +94,45 @@ def test_whitened_latents_have_unit_size_and_decode_as_before() -> None:
     assert torch.allclose(vae.decode(latents).sample, before, atol=1e-3)
 
 
-def test_weights_of_timesteps_favour_strong_noise() -> None:
+@pytest.mark.parametrize("pull", ["gentle", "strong"])
+def test_weights_of_timesteps_favour_strong_noise(pull: str) -> None:
     alphas = sdxl_alphas_cumprod()
-    weights = loss_weights(alphas / (1 - alphas))
+    weights = loss_weights(alphas / (1 - alphas), pull)
     assert weights.mean().item() == pytest.approx(1.0, rel=1e-4)
     assert (weights.diff() >= 0).all()
     assert weights[-1] > 500 * weights[0]
+
+
+def test_blind_examples_see_noise_alone_and_learn_what_the_caption_says() -> None:
+    clean = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    scenes = [picture_scene(0, number) for number in range(8)]
+    recipe = Recipe(pictures=8, rounds=(Round(1, 1, 1e-3, "gentle", blind=0.5),), batch=4)
+    batch = make_batch(recipe, clean, scenes, ["zorp"], seed=0, step=0)
+    assert batch.blind.tolist() == [True, True, False, False]
+    alphas = sdxl_alphas_cumprod()[batch.times]
+    noisy, target = noised(batch, alphas)
+    assert torch.equal(noisy[:2], batch.noise[:2])
+    assert torch.equal(target[2:], batch.noise[2:])
+    signal, spread = (value[:, None, None, None] for value in (alphas.sqrt(), (1 - alphas).sqrt()))
+    # whoever predicts the target has the clean picture, as with the formula that samplers use
+    assert torch.allclose((noisy - spread * target) / signal, batch.clean, atol=1e-2)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_in_every_round() -> None:
+    recipe = Recipe(rounds=(Round(300, 200, 1e-3, "gentle"), Round(400, 350, 5e-4, "strong")), warmup=100)
+    rates = [recipe.rate(step) for step in range(400)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[99] == rates[199] == pytest.approx(1e-3)
+    assert rates[299] < 2e-5
+    assert rates[300] == rates[349] == pytest.approx(5e-4)
+    assert rates[399] < 2e-5
+    assert [recipe.sees_all(step) for step in (0, 1, 8, 199, 200, 299, 301, 350)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]

@@ -82,3 +82,15 @@ def test_an_unknown_concept_and_a_folder_that_cannot_be_written(
     (tmp_path / "file").touch()
     with pytest.raises(DiskError):
         write_concepts(tmp_path / "file")
+
+
+def test_the_data_sets_that_ship_are_the_ones_that_are_made(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "datasets" / "demo"
+    write_concepts(tmp_path)
+    made = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*.*")}
+    assert {path.relative_to(shipped) for path in shipped.rglob("*.*")} == made.keys()
+    for name, path in made.items():
+        if name.suffix == ".txt":
+            assert (shipped / name).read_text() == path.read_text()
+        else:  # a newer Pillow may compress otherwise, the pixels stay
+            assert (np.asarray(Image.open(shipped / name)) == np.asarray(Image.open(path))).all()

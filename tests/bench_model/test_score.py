@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lorakit.bench_model.contact import contact_sheet
 from lorakit.bench_model.sampling import sample
-from lorakit.bench_model.score import attach_lora, bootstrap, other_scenes, score_pictures, subject_of, zorp_scenes
+from lorakit.bench_model.score import Drawn, attach_lora, bootstrap, other_scenes, score_drawn, subject_of, zorp_scenes
 from lorakit.bench_model.world import Scene, draw
 from lorakit.errors import ModelFileError
 from lorakit.trainers.builtin.checkpoint import load_base
@@ -27,7 +27,7 @@ def drawn(scenes: tuple[Scene, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.
 
 def test_real_pictures_score_full_marks() -> None:
     others = drawn(other_scenes())
-    score = score_pictures("zorp", drawn(zorp_scenes()), others, before=others[:16], plain=others)
+    score = score_drawn("zorp", Drawn(drawn(zorp_scenes()), others), Drawn(others[:16], others))
     assert score.concept.mean >= 0.97
     assert score.others.mean == 1.0
     assert score.drift.mean == 0.0
@@ -38,7 +38,7 @@ def test_pictures_of_something_else_do_not() -> None:
     plain = tuple(
         Scene("circle", "red" if scene.background != "red" else "blue", scene.background) for scene in zorp_scenes()
     )
-    score = score_pictures("zorp", drawn(plain), others[::-1].copy(), before=drawn(plain), plain=others)
+    score = score_drawn("zorp", Drawn(drawn(plain), others[::-1].copy()), Drawn(drawn(plain), others))
     assert score.concept.mean < 0.1
     assert score.others.mean < 0.2
     assert score.drift.mean > 0.1

@@ -45,7 +45,7 @@ PATIENCE = 240
 def model(workspace: Workspace) -> None:
     """The tiny base model, where the quickstart looks for it."""
     (workspace.root / "models").mkdir()
-    (workspace.root / "models" / "tiny-sdxl.safetensors").symlink_to(bench_checkpoint())
+    (workspace.root / "models" / "bench-sdxl.safetensors").symlink_to(bench_checkpoint())
 
 
 @pytest.mark.usefixtures("model")

@@ -19,7 +19,7 @@ def test_a_workspace_has_everything(tmp_path: Path, cli: Cli) -> None:
     folder = tmp_path / "a b"
     for name in ("lorakit.toml", "presets/quickstart.toml", "runs/README.md", "vendor/README.md"):
         assert (folder / name).is_file()
-    assert list(folder.glob("datasets/demo/*_*/*.png"))
+    assert list(folder.glob("datasets/demo/*/*_*/*.png"))
     assert find_workspace(folder / "datasets" / "demo").root == folder
     assert f"cd '{folder}' && lorakit plan quickstart" in done.out
 

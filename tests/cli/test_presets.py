@@ -106,7 +106,7 @@ def test_check(workspace: Workspace, cli: Cli) -> None:
 
 
 def test_check_warns_of_files_that_are_not_there(workspace: Workspace, cli: Cli) -> None:
-    assert "warn  base.model = 'models/tiny-sdxl.safetensors' is missing" in cli("check", "quickstart").out
+    assert "warn  base.model = 'models/bench-sdxl.safetensors' is missing" in cli("check", "quickstart").out
 
 
 def test_a_preset_by_path_or_name(workspace: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

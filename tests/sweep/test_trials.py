@@ -101,7 +101,7 @@ def test_a_given_seed_is_part_of_the_trial(workspace: Workspace) -> None:
         ("description=other",),
         ("network.alpha=8",),
         ("network.alpha=dim/1",),
-        ("optim.te_lr=[1e-3,0.001]",),
+        ("optim.te_lr=[3e-4,0.0003]",),
     ],
 )
 def test_words_and_spellings_make_no_other_trial(sets: tuple[str, ...], workspace: Workspace) -> None:
@@ -126,7 +126,7 @@ def test_files_count_by_what_is_in_them(workspace: Workspace) -> None:
     before = identities(swept(workspace))
     model = workspace.root / "models" / "bench-sdxl.safetensors"
     model.rename(model.with_name("moved.safetensors"))
-    (workspace.datasets / "demo").rename(workspace.datasets / "moved")
+    (workspace.datasets / "demo" / "zorp").rename(workspace.datasets / "moved")
     sets = ("seed=", "base.model=models/moved.safetensors", "dataset.path=datasets/moved")
     assert identities(swept(workspace, sets=sets)) == before
     caption = next((workspace.datasets / "moved").rglob("*.txt"))

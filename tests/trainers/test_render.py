@@ -204,7 +204,7 @@ def test_paths_are_absolute_and_relative_links_are_followed(tmp_path: Path) -> N
     # sd-scripts reads a relative link as if it stood in the current folder; an absolute one it reads well.
     assert option(argv, "--pretrained_model_name_or_path") == [str(real)]
     assert option(argv, "--vae") == [str(tmp_path / "models" / "vae.safetensors")]
-    assert option(argv, "--train_data_dir") == [str(tmp_path / "datasets" / "demo")]
+    assert option(argv, "--train_data_dir") == [str(tmp_path / "datasets" / "demo" / "zorp")]
     assert option(argv, "--output_dir") == [str(tmp_path / "runs" / "r" / "weights")]
 
 
