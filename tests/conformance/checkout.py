@@ -2,6 +2,7 @@
 
 LORAKIT_SD_SCRIPTS is a checkout of sd-scripts; without it these tests are skipped. LORAKIT_SD_SCRIPTS_PYTHON is the interpreter
 of its environment (if not given: ``.venv`` in the checkout), LORAKIT_SD_SCRIPTS_SCRIPT what is run in place of ``fit_widths.py``.
+LORAKIT_FULL_SIZE is an SDXL checkpoint of the full size; without it the one test of that size writes its own, of random weights.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import pytest
 
 from lorakit.workspace import Workspace
 
-__all__ = ["CHECKOUT", "PYTHON", "SCRIPT", "asked", "commit", "needs_checkout", "workspace"]
+__all__ = ["CHECKOUT", "FULL_SIZE", "PYTHON", "SCRIPT", "asked", "commit", "needs_checkout", "workspace"]
 
 CHECKOUT: Final = os.environ.get("LORAKIT_SD_SCRIPTS", "")
 PYTHON: Final = os.environ.get("LORAKIT_SD_SCRIPTS_PYTHON", str(Path(CHECKOUT) / ".venv" / "bin" / "python"))
 SCRIPT: Final = os.environ.get("LORAKIT_SD_SCRIPTS_SCRIPT", str(Path(__file__).with_name("fit_widths.py")))
+
+FULL_SIZE: Final = os.environ.get("LORAKIT_FULL_SIZE", "")
 
 #: Marks of a test that runs the real sd-scripts.
 needs_checkout: Final = [
