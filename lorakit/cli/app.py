@@ -1,34 +1,57 @@
-"""The list of commands. Each family has a file; what a command needs is imported when it runs."""
+"""The list of commands. Each family has a file; a file is imported when one of its commands is asked for, what it needs when it runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from lorakit._version import __version__
-from lorakit.cli import (
-    baking,
-    caching,
-    comparing,
-    continuing,
-    doctor,
-    importing,
-    init,
-    keeping,
-    listing,
-    moving,
-    presets,
-    runs,
-    sweeping,
-    sweeps,
-    trainer,
-    weighing,
-)
 from lorakit.cli.options import EVERYWHERE
 
-__all__ = ["app", "command"]
+__all__ = ["command"]
+
+#: Where each command is, in the order of the help: its file, and its function where that has another name.
+_COMMANDS: Final = {
+    "init": "init",
+    "check": "presets",
+    "plan": "presets",
+    "render": "presets",
+    "bake": "baking",
+    "watch": "baking",
+    "stop": "baking",
+    "resume": "continuing",
+    "rerun": "continuing",
+    "ls": "listing",
+    "show": "runs",
+    "logs": "runs",
+    "verify": "runs",
+    "repair": "continuing",
+    "note": "keeping",
+    "tag": "keeping",
+    "rm": "keeping",
+    "restore": "keeping",
+    "purge": "keeping",
+    "export": "moving",
+    "import-run": "moving:import_run",
+    "compare": "comparing",
+    "weights": "weighing",
+    "doctor": "doctor",
+    "import": "importing:import_recipe",
+    "export-config": "importing:export_config",
+}
+#: Families of commands, each with the file that describes it.
+_FAMILIES: Final = {
+    "sweep": (
+        "sweeps",
+        {"run": "sweeping", **dict.fromkeys(("status", "watch", "report", "pause", "go", "cancel"), "sweeps")},
+    ),
+    "trainer": ("trainer", dict.fromkeys(("install", "status", "catalogue"), "trainer")),
+    "cache": ("caching", dict.fromkeys(("ls", "clean"), "caching")),
+}
 
 
 def _settled(params: list[Any]) -> list[Any]:
@@ -71,13 +94,38 @@ class _Command(TyperCommand):
         return _settled(super().get_params(ctx))
 
 
-app = typer.Typer(
-    name="lorakit",
-    cls=_Group,
-    rich_markup_mode=None,  # plain help: quick to print, the same in a pipe
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+def command(words: Sequence[str] = ()) -> Any:
+    """The command with its sub-commands, as typer builds it: called with args, it runs.
+
+    Where ``words``, the line, begin with a command, that one alone is built: to build all of them takes longer than most run.
+    """
+    chosen = {words[0]} if words and words[0] in {*_COMMANDS, *_FAMILIES} else {*_COMMANDS, *_FAMILIES}
+    app = typer.Typer(
+        name="lorakit",
+        cls=_Group,
+        rich_markup_mode=None,  # plain help: quick to print, the same in a pipe
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback(epilog=f"Start here: lorakit init, lorakit plan quickstart, lorakit bake quickstart. {EVERYWHERE}")(
+        lorakit
+    )
+    _add(app, {name: place for name, place in _COMMANDS.items() if name in chosen}.items())
+    for name, (place, members) in _FAMILIES.items():
+        if name in chosen:
+            group = _SweepGroup if name == "sweep" else _Group
+            text = importlib.import_module(f"lorakit.cli.{place}").HELP
+            family = typer.Typer(name=name, cls=group, help=text, rich_markup_mode=None, epilog=EVERYWHERE)
+            _add(family, members.items())
+            app.add_typer(family)
+    return typer.main.get_command(app)
+
+
+def _add(app: typer.Typer, places: Iterable[tuple[str, str]]) -> None:
+    for name, place in places:
+        file, _, function = place.partition(":")
+        found = getattr(importlib.import_module(f"lorakit.cli.{file}"), function or name)
+        app.command(name, cls=_Command, epilog=EVERYWHERE)(found)
 
 
 def _print_version(asked: bool) -> None:
@@ -86,7 +134,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=f"Start here: lorakit init, lorakit plan quickstart, lorakit bake quickstart. {EVERYWHERE}")
 def lorakit(
     *,
     version: Annotated[
@@ -95,53 +142,3 @@ def lorakit(
 ) -> None:
     """A lab notebook that runs your bakes: typed presets, exact commands, sealed run folders."""
     del version
-
-
-for function in (
-    init.init,
-    presets.check,
-    presets.plan,
-    presets.render,
-    baking.bake,
-    baking.watch,
-    baking.stop,
-    continuing.resume,
-    continuing.rerun,
-    listing.ls,
-    runs.show,
-    runs.logs,
-    runs.verify,
-    continuing.repair,
-    keeping.note,
-    keeping.tag,
-    keeping.rm,
-    keeping.restore,
-    keeping.purge,
-    moving.export,
-    moving.import_run,
-    comparing.compare,
-    weighing.weights,
-    doctor.doctor,
-):
-    app.command(cls=_Command, epilog=EVERYWHERE)(function)
-app.command("import", cls=_Command, epilog=EVERYWHERE)(importing.import_recipe)
-
-grid = typer.Typer(name="sweep", cls=_SweepGroup, help=sweeps.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
-for member in (sweeping.run, sweeps.status, sweeps.watch, sweeps.report, sweeps.pause, sweeps.go, sweeps.cancel):
-    grid.command(cls=_Command, epilog=EVERYWHERE)(member)
-app.add_typer(grid)
-
-family = typer.Typer(name="trainer", cls=_Group, help=trainer.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
-for function in (trainer.install, trainer.status, trainer.catalogue):
-    family.command(cls=_Command, epilog=EVERYWHERE)(function)
-app.add_typer(family)
-
-caches = typer.Typer(name="cache", cls=_Group, help=caching.HELP, rich_markup_mode=None, epilog=EVERYWHERE)
-for function in (caching.ls, caching.clean):
-    caches.command(cls=_Command, epilog=EVERYWHERE)(function)
-app.add_typer(caches)
-
-
-def command() -> Any:
-    """The command with its sub-commands, as typer builds it: called with args, it runs."""
-    return typer.main.get_command(app)

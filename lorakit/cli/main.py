@@ -38,7 +38,7 @@ def _run(arguments: Sequence[str], folder: str | None) -> int:
 
     before = FOLDER.set(folder)
     try:
-        result = command()(args=list(arguments), prog_name="lorakit", standalone_mode=False)
+        result = command(arguments)(args=list(arguments), prog_name="lorakit", standalone_mode=False)
     finally:
         FOLDER.reset(before)
     return result if isinstance(result, int) else 0

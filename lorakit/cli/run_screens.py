@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.diagnose_log import Reason, Status
 from lorakit.archive.facts import RESULTS, Kind
 from lorakit.archive.run import read_record
-from lorakit.archive.states import training_states
 from lorakit.cli import screen
 from lorakit.errors import ArchiveError
 from lorakit.preset.units import Alpha, format_number
@@ -195,6 +194,8 @@ def outcome(state: RunState) -> str:
 
 def ending(state: RunState, preset: str) -> list[Text]:
     """The last words of a bake: how it went, where it is kept, what to type next. ``preset`` is what was baked."""
+    from lorakit.archive.states import training_states  # `lorakit ls` does without
+
     short = state.run.short
     lines = [headline(state)]
     if state.status is Status.OK:
