@@ -85,6 +85,7 @@ def test_row_29_a_requeued_job_goes_on_from_its_last_whole_state(
     assert told.index("attempt 1 in job") < told.index(f"goes on after step {from_step}") < told.index("attempt 2 in")
 
 
+@pytest.mark.slow
 def test_row_29_a_job_without_a_whole_state_says_so_and_starts_nothing(
     workspace: Workspace, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
