@@ -37,7 +37,7 @@ def import_recipe(
     force: Annotated[bool, typer.Option("--force", help="Replace PRESET when it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn another trainer's recipe into a preset, with the origin of every value."""
+    """Turn another trainer's recipe into a preset."""
     from lorakit.cli import screen
 
     imported = _imported(words)
@@ -65,7 +65,7 @@ def export_config(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE when it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a preset, or a run's, as another trainer's settings; says what is lost."""
+    """Write a preset as another trainer's settings."""
     from dataclasses import asdict
 
     from lorakit.cli import screen

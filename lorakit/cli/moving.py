@@ -29,7 +29,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE when it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write runs into one file that can be imported and baked again."""
+    """Write runs into one file, to import or bake again."""
     from lorakit.archive import export as exporting
     from lorakit.cli import screen
 

@@ -36,6 +36,7 @@ class Facts:
     plan: Plan
     preset: Preset
     folders: tuple[tuple[Path, int], ...]
+    reg_folders: tuple[tuple[Path, int], ...]
     sizes: Mapping[Path, tuple[int, int]]
 
     @property
@@ -99,6 +100,7 @@ class Dialect:
     recursive: bool = False
     case: str = "blind"
     zero_te_trains: bool = False
+    counts_reg: bool = False
     cause: str = ""
 
     def counts(self, name: str) -> bool:
@@ -186,7 +188,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     ),
     Dialect(
         "easy-training", "LoRA_Easy_Training_Scripts", _PICTURES, _bucket_steps, _rounded, "epochs", case="exact",
-        zero_te_trains=True, cause="passes epochs; counts buckets, but lower-case suffixes alone; the warmup is rounded half to even",
+        zero_te_trains=True, counts_reg=True, cause="passes epochs; counts buckets, but lower-case suffixes alone; the warmup is rounded half to even",
     ),
     Dialect(
         "kohya-gui-2023", "kohya_ss, Feb 2023", ("jpg", "jpeg", "png", "webp"), _ceil_steps, _percent, "steps", case="exact",
@@ -227,18 +229,22 @@ def table(preset: Preset, plan: Plan, dialects: Sequence[Dialect]) -> tuple[Row,
         raise UsageError(
             "plan --as compares how folders are counted, and this preset has a dataset TOML", todo="set dataset.path"
         )
-    folders = tuple((folder.path, folder.repeats) for folder in plan.folders if not folder.is_reg)
+    folders, reg = (
+        tuple((folder.path, folder.repeats) for folder in plan.folders if folder.is_reg is side)
+        for side in (False, True)
+    )
     records = [one for dataset in plan.data.datasets for one in (*dataset.train, *dataset.validation) if not one.is_reg]
     sizes = {Path(record.path): record.bucket for record in records}
-    facts = Facts(plan, preset, folders, sizes)
+    facts = Facts(plan, preset, folders, reg, sizes)
     return tuple(_row(facts, dialect) for dialect in dialects)
 
 
 def _row(facts: Facts, dialect: Dialect) -> Row:
     found = [pair for folder, repeats in facts.folders for pair in _files(folder, dialect, repeats)]
+    reg = [pair for folder, repeats in facts.reg_folders for pair in _files(folder, dialect, repeats)]
     items = sum(repeats for _, repeats in found)
     buckets: Counter[tuple[int, int]] = Counter()
-    for path, repeats in found:
+    for path, repeats in (*found, *(reg if dialect.counts_reg else ())):
         buckets[facts.sizes.get(path) or _bucket(facts, path)] += repeats
     real = facts.plan.counts
     if facts.preset.length.epochs is None and dialect.passes != "1600":

@@ -59,7 +59,7 @@ def read_dreambooth(document: Document) -> Reading:
     for key, name in _NAMES.items():
         value = data.get(key)
         empty = value in (None, "") or value is False or (key in {"offset_noise", "min_snr_gamma"} and not value)
-        if empty or (key, value) in {("clip_skip", 1), ("max_token_length", 75)}:
+        if empty or [key, value] in [["clip_skip", 1], ["max_token_length", 75]]:
             continue
         intake.take(name, value, text=f"{key} = {shown(value)}", line=document.line(key))
     dim = intake.told.get("network_dim")

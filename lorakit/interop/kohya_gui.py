@@ -173,7 +173,7 @@ class _Reader:
             self.put("max_token_length", self.data["max_token_length"], "max_token_length")
 
     def _network(self) -> None:
-        kind = self.data.get("LoRA_type", "Standard")
+        kind = str(self.data.get("LoRA_type") or "Standard")
         line = self.document.line("LoRA_type")
         if kind in _LYCORIS:
             self.intake.take("network_module", "lycoris.kohya", text=f"LoRA_type = {shown(kind)}", line=line)
