@@ -220,7 +220,7 @@ def _life(
         return (
             Status.QUEUED,
             Reason.NONE,
-            f"it waits for job {job.get('job', '?')}, or that is gone: the scheduler knows",
+            f"queued as job {job.get('job', '?')}, as far as its folder tells",
         )
     created = common["created"]
     if created is not None and abs(time.time() - created) < BIRTH_GRACE:
