@@ -84,9 +84,11 @@ def work(names: Iterable[str], seeds: Iterable[int], minutes: float | None) -> N
             if minutes is not None and time.monotonic() - start > 60 * minutes:
                 return
             before = before or Drawn.of(base, "zorp", 0)
-            results[key] = {"weights": weights, "preset": _fingerprint(name), **_bake(name, seed, base, before)}
+            found = {"weights": weights, "preset": _fingerprint(name), **_bake(name, seed, base, before)}
+            # read again: a second process may have been working on other presets
+            results = {other: value for other, value in load().items() if value["weights"] == weights} | {key: found}
             atomic.write_text(RESULTS, json.dumps(results, indent=1, sort_keys=True) + "\n")
-            print(key, _line(results[key]), flush=True)
+            print(key, _line(found), flush=True)
 
 
 def _fingerprint(name: str) -> str:
@@ -224,7 +226,7 @@ presets/bench/NAME.toml` bakes one yourself. The numbers are in `docs/knobs.json
 - *zorp*: of star, purple and yellow stripe, the share that pictures of 16 prompts show, 0 … 1.
 - *others*: the share of 32 other prompts with shape, colour and background still right.
 - *drift*: how far the pixels of those moved from the base model's, 0 … 1.
-- *last loss*: mean of the last 32 steps, which says little: see `unet-only` and `x1`.
+- *last loss*: mean of the last 32 steps.
 
 Means over seeds, lowest and highest in parentheses.
 """
@@ -235,8 +237,7 @@ not), and unsupported otherwise. With three seeds that is a weak statement; diff
 
 ## What carries over to the real SDXL, and what does not
 
-- The order of things carries over: too low does nothing, too high destroys the base model before the concept is learned
-  better, and text encoder rates bring training content into other prompts first.
+- Which way a knob turns should carry over; nobody has compared it here with the real model.
 - The rates do not. This model has 4 million trained weights, not 3 billion, and bears rates 10 to 100 times as high.
 - Nothing here speaks of faces, of styles of drawing, or of data sets with mistakes in them: one object, clean captions.
 - Repeats against epochs are not an experiment here: with one folder and a shuffled epoch, 4 repeats for 20 epochs and 1
