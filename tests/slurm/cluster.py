@@ -201,6 +201,7 @@ def main() -> None:
     """Start one and wait for Ctrl-C."""
     if why := missing():
         sys.exit(why)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with running(Path(sys.argv[1])) as cluster:
         print(*(f"export {name}={value}" for name, value in cluster.env.items()), sep="\n", flush=True)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorakit.sweep.folder import SCHEMA, Folder, write_next, make_folder
+from lorakit.sweep.folder import SCHEMA, Folder, make_folder, write_next
 from lorakit.workspace import Workspace
 
 PRESET = 'name = "t"\nseed = 1\n[base]\nmodel = "m.safetensors"\n[dataset]\npath = "d"\n[optim]\nunet_lr = 1e-4\nte_lr = 0\n[length]\nepochs = 1\n'
