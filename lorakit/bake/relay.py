@@ -108,6 +108,9 @@ class Relay:
         self._tell_bar()
         self._tell_saved()
         self._tell_samples(complete=True)
+        if damaged := sum(follower.damaged for follower in self._events.values()):
+            told = "1 record" if damaged == 1 else f"{damaged} records"
+            self._writer.write("warn", message=f"{told} of its event files cannot be read: its curves have gaps")
 
     def end(self, reason: str, steps: int, message: str) -> None:
         """Tell how it ended, the last record, if nobody has."""

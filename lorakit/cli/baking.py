@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -161,6 +162,8 @@ def stop(
         screen.print_json({**now_is.to_json(), "level": level, "survivors": list(ended.survivors)})
     else:
         screen.put(out, [run_screens.headline(now_is)])
+        if run_screens.can_go_on(now_is):
+            out.print(screen.text("  ", ("go on  ", "same"), f"lorakit resume {found.short}"))
     if ended.survivors:
         pids = ", ".join(map(str, ended.survivors))
         raise RunFailed(
@@ -249,9 +252,20 @@ def tell_end(run: Run, out: Console, *, detach: bool = False, as_json: bool = Fa
     elif detach:
         _tell_detached(run, out)
     else:
-        screen.put(out, run_screens.ending(found, run.name))
+        screen.put(out, run_screens.ending(found, _preset_of(run)))
     if not detach:
         _exit_as(found)
+
+
+def _preset_of(run: Run) -> str:
+    """What to type for the preset that a run was baked from; the archived one where that file is gone."""
+    from lorakit.archive.run import read_record
+
+    asked = (read_record(run.request) or {}).get("preset")
+    path = Path(asked) if isinstance(asked, str) and asked else run.preset
+    if not path.is_file():
+        return str(run.preset)
+    return path.stem if path.parent == workspace().presets else str(path)
 
 
 def _show(view: View, records: Sequence[dict[str, Any]]) -> None:

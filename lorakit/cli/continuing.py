@@ -116,14 +116,14 @@ def repair(
 
 #: In which order, in which colour, and what is said of several.
 _TOLD = {
-    "ended": ("done", "ended: nothing of it lived"),
-    "settled": ("done", "moved to its place"),
-    "swept": ("done", "left over, removed"),
+    "ended": ("done", "ended"),
+    "settled": ("done", "moved into place"),
+    "swept": ("done", "left-over removed"),
     "sealed": ("done", "sealed"),
     "indexed": ("done", "index rebuilt"),
     "torn": ("fail", "torn, never offered for anything"),
     "half-written": ("look", "half written, never resumed from"),
-    "damaged": ("fail", "a record that cannot be read"),
+    "damaged": ("fail", "unreadable record"),
 }
 
 
@@ -137,4 +137,4 @@ def _tell_actions(actions: list[Action], out: Console) -> None:
         name = f"{action.run[-4:]}  " if action.run else ""
         screen.put(out, [screen.text((f"{action.kind:<13}", _TOLD[action.kind][0]), name, action.what)])
     counted = Counter(action.kind for action in actions)
-    out.print(screen.text(", ".join(f"{counted[kind]} {_TOLD[kind][1]}" for kind in _TOLD if counted[kind])))
+    out.print(screen.text(" · ".join(f"{counted[kind]} {_TOLD[kind][1]}" for kind in _TOLD if counted[kind])))

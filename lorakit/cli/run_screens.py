@@ -22,8 +22,20 @@ if TYPE_CHECKING:
 
     from lorakit.archive.facts import Value
     from lorakit.archive.records import RunState
+    from lorakit.archive.run import Run
 
-__all__ = ["cell", "ending", "failure_hint", "headline", "listing", "network_of", "outcome", "results", "shown"]
+__all__ = [
+    "can_go_on",
+    "cell",
+    "ending",
+    "failure_hint",
+    "headline",
+    "listing",
+    "network_of",
+    "outcome",
+    "results",
+    "shown",
+]
 
 _MARKS: Final[Mapping[Status, tuple[str, str]]] = {
     Status.OK: ("✓", "done"),
@@ -194,8 +206,6 @@ def outcome(state: RunState) -> str:
 
 def ending(state: RunState, preset: str) -> list[Text]:
     """The last words of a bake: how it went, where it is kept, what to type next. ``preset`` is what was baked."""
-    from lorakit.archive.states import training_states  # `lorakit ls` does without
-
     short = state.run.short
     lines = [headline(state)]
     if state.status is Status.OK:
@@ -212,11 +222,19 @@ def ending(state: RunState, preset: str) -> list[Text]:
             lines.append(_field("try", hint))
         lines.append(_field("run", str(state.run.path)))
         rows = [("log", f"lorakit logs {short} --tail 40")]
-        if state.status in {Status.STOPPED, Status.INTERRUPTED}:
+        if can_go_on(state):
+            rows.append(("go on", f"lorakit resume {short}"))
+        elif state.status in {Status.STOPPED, Status.INTERRUPTED}:
             rows.append(("again", f"lorakit bake {shlex.quote(preset)}"))
-            if any(one.whole for one in training_states(state.run)):
-                rows[-1] = ("go on", f"lorakit resume {short}")
     return [*lines, *(_field(label, command) for label, command in rows)]
+
+
+def can_go_on(state: RunState) -> bool:
+    """Whether `lorakit resume` has something to go on from, and a reason to: what became NaN would become it again."""
+    from lorakit.archive.states import training_states  # `lorakit ls` does without
+
+    cut_short = state.status in {Status.STOPPED, Status.INTERRUPTED, Status.FAILED} and state.reason is not Reason.NAN
+    return cut_short and any(one.whole for one in training_states(state.run))
 
 
 def _why(state: RunState) -> list[tuple[str, str]]:
@@ -258,13 +276,14 @@ def shown(state: RunState) -> list[Text]:
     rows.append(("baked", _when(state)))
     if isinstance(command, list):
         rows.append(("asked", shlex.join(str(word) for word in command)))
-    rows += _lineage(request.get("lineage"))
+    rows += [*_lineage(request.get("lineage")), *_resumed(run)]
     network, unet, te = network_of(state)
     rows.append(("network", f"dim/alpha {network}, rates UNet {unet}, TE {te}"))
     rows += _planned(run.plan)
     rows += _measured(state)
     files = _files(state)
     rows += [("weights" if not at else "", line) for at, line in enumerate(files)]
+    rows += _warned(run)
     if state.tags:
         rows.append(("tags", " ".join(state.tags)))
     rows += [("notes" if not at else "", line) for at, line in enumerate(_notes(run.notes))]
@@ -279,16 +298,39 @@ def shown(state: RunState) -> list[Text]:
         lines += [screen.text("    ", line) for line in state.log_tail[-_LOG_LINES:]]
     short = run.short
     words = ["logs", "verify"] if state.sealed else ["logs"] if state.is_final else ["watch", "stop", "logs"]
+    words = ["stop"] if state.status is Status.QUEUED else words
+    if can_go_on(state):
+        words.insert(0, "resume")
     commands = [f"lorakit {word} {short}" for word in words]
     lines.append(_field("next", " · ".join(commands)))
     return lines
 
 
 def _lineage(lineage: Any) -> list[tuple[str, str]]:
-    if not isinstance(lineage, dict) or lineage.get("kind") != "sweep":
+    if not isinstance(lineage, dict):
+        return []
+    if lineage.get("kind") == "rerun":
+        return [("rerun of", str(lineage.get("of"))), *_differs(lineage)]
+    if lineage.get("kind") != "sweep":
         return []
     point = " ".join(f"{key}={value}" for key, value in (lineage.get("point") or {}).items())
     return [("sweep", f"{lineage.get('sweep')}, trial {lineage.get('index')} of {lineage.get('of')}: {point}")]
+
+
+def _resumed(run: Run) -> list[tuple[str, str]]:
+    """Where further attempts went on, and what had changed until then."""
+    rows = []
+    for number in range(2, run.last_attempt.number + 1):
+        record = read_record(run.attempt(number).resumed) or {}
+        if "step" in record:
+            rows.append(("resumed", f"after step {record['step']}, attempt {number}"))
+        rows += _differs(record)
+    return rows
+
+
+def _differs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What --anyway let pass."""
+    return [("differs", str(line)) for line in record.get("differences") or ()]
 
 
 def _notes(path: Path) -> list[str]:
@@ -338,9 +380,22 @@ def _measured(state: RunState) -> list[tuple[str, str]]:
     return rows
 
 
-def _files(state: RunState) -> list[str]:
-    folder = state.run.weights
-    if not folder.is_dir():
+def _warned(run: Run) -> list[tuple[str, str]]:
+    """What its trainings warned of, in one line, each warning once."""
+    records = [read_record(run.attempt(number).ended) or {} for number in range(1, run.last_attempt.number + 1)]
+    told = [str(text) for record in records for text in record.get("warnings") or ()]
+    if not told:
         return []
-    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [f"{path.name}  {screen.size(path.stat().st_size)}" for path in found]
+    first, *others = dict.fromkeys(told)
+    return [("warned", first + (f"  (and {len(others)} more: lorakit logs {run.short})" if others else ""))]
+
+
+def _files(state: RunState) -> list[str]:
+    """Every weights file with its size, and what is wrong with a torn one."""
+    from lorakit.archive.states import checkpoints
+
+    lines = []
+    for entry in checkpoints(state.run):
+        torn = f"  torn: {entry['fault']}" if "fault" in entry else ""
+        lines.append(f"{entry['path'].removeprefix('weights/')}  {screen.size(entry['bytes'])}{torn}")
+    return lines

@@ -64,6 +64,20 @@ def told(attempt: Attempt) -> list[dict[str, object]]:
     ]
 
 
+def test_damaged_events_are_told_of_once_at_the_end(attempt: Attempt, relay_of: Callable[..., Relay]) -> None:
+    steps = [event(step, **{"loss/current": 0.5}) for step in (1, 2, 3)]
+    ends = write(events(attempt), VERSION, *steps)
+    data = bytearray(events(attempt).read_bytes())
+    data[ends[1] + 12 + 9] ^= 0xFF  # inside the second step's payload
+    events(attempt).write_bytes(data)
+    relay = relay_of("--output_dir", "x")
+    relay.poll()
+    relay.finish()
+    warned = [record["message"] for record in told(attempt) if record["type"] == "warn"]
+    assert warned == ["1 record of its event files cannot be read: its curves have gaps"]
+    assert "cannot be read" in read_progress(attempt.progress).warnings[0]
+
+
 def test_log_and_events_become_the_protocol(attempt: Attempt, relay_of: Callable[..., Relay], tmp_path: Path) -> None:
     relay = relay_of("--output_dir", "x")
     relay.poll()

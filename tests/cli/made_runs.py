@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 from lorakit.archive.birth import birth
 from lorakit.archive.run import Run
 from lorakit.archive.seal import seal
+
+#: A whole safetensors file of a kilobyte.
+WEIGHTS = (
+    struct.pack("<Q", 92)
+    + b'{"lora": {"dtype": "U8", "shape": [900], "data_offsets": [0, 900]}}'.ljust(92)
+    + bytes(900)
+)
 
 #: A moment of an earlier year, in local time, so that dates read the same on every machine.
 THEN = time.mktime((2025, 11, 21, 14, 29, 0, 0, 0, -1))
@@ -65,6 +73,7 @@ def make_run(
     tags: list[str] | None = None,
     packages: dict[str, str] | None = None,
     log: bytes = b"loading\nstep 1\nstep 2\n",
+    weights: bytes = WEIGHTS,
     sealed: bool = True,
 ) -> Run:
     """A run that was born at ``now`` and ended as told; ``ended`` None: it ended well after 343 steps."""
@@ -89,7 +98,7 @@ def make_run(
         new.write_json(run.tags, {"tags": tags or []})
         new.write(run.notes, "")
         new.write(run.attempt(1).log, log)
-        new.write(run.weights / "lora.safetensors", b"x" * 1000)
+        new.write(run.weights / "lora.safetensors", weights)
     attempt = run.attempt(1)
     keeper = {"pid": 1, "ticks": 1, "boot_id": "an earlier boot", "host": "here"}
     attempt.started.write_text(json.dumps({"schema": 1, "time": now, "keeper": keeper}))
