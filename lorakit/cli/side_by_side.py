@@ -37,16 +37,16 @@ def page(preset: Preset, plan: Plan, rows: tuple[Row, ...], *, asked: str) -> li
     lines = [
         screen.text(
             (preset.name, "strong"),
-            f"  the same numbers and folders in each trainer · a weight's rate is rate × alpha / dim = × {alpha / network.dim:.4g}",
+            f"  in other trainers · items are images × repeats · rates are × alpha / dim = × {alpha / network.dim:.4g}",
         ),
         screen.text(""),
     ]
-    head = ["", "images", "items/epoch", "steps", "warmup", "really runs", "UNet × scale", "TE × scale"]
+    head = ["", "images", "items", "steps", "warmup", "really runs", "UNet", "TE"]
     cells: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
     for row in rows:
         differs = row.runs != plan.total_steps
         warmup = f"{row.warmup_told} → {row.warmup}" if row.warmup_told else str(row.warmup)
-        runs = f"{row.runs} steps" + (f" = {row.runs_epochs:g} epochs" if differs else "")
+        runs = str(row.runs) + (f" = {row.runs_epochs:g} epochs" if differs else "")
         steps = "–" if row.steps is None else str(row.steps)
         rates = [_rate(row.unet), _rate(row.te)]
         told = (runs, "look") if differs else (runs, "")
@@ -64,4 +64,4 @@ def page(preset: Preset, plan: Plan, rows: tuple[Row, ...], *, asked: str) -> li
 
 
 def _rate(value: float) -> str:
-    return format_rate(float(f"{value:.3g}")) if value else "not trained"
+    return format_rate(float(f"{value:.3g}")) if value else "–"
