@@ -279,7 +279,8 @@ def born_at(run: Run | None) -> float:
 def open_run(runs_dir: Path, prefix: str) -> Run:
     """The run meant by ``latest``, or by any unique prefix of an id, a short id or a name.
 
-    A whole id, short id or name wins over prefixes. Raises ArchiveError when none or several are meant.
+    A whole id, short id, name, or ``name_short`` as the screens of a bake say it, wins over prefixes. Raises ArchiveError when
+    none or several are meant.
     """
     runs = list_runs(runs_dir)
     if not runs:
@@ -290,7 +291,7 @@ def open_run(runs_dir: Path, prefix: str) -> Run:
     if not wanted:
         raise ArchiveError("an empty word names no run", todo="lorakit ls shows them all; `latest` is the newest")
     found = (
-        [run for run in runs if wanted in {run.id, run.short}]
+        [run for run in runs if wanted in {run.id, run.short, f"{run.name}_{run.short}"}]
         or [run for run in runs if wanted == run.name]
         or [run for run in runs if any(word.startswith(wanted) for word in (run.id, run.short, run.name))]
     )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.status import Status
-    from rich.text import Text
 
     from lorakit.trainers.sd_scripts.status import Check
 
@@ -25,7 +24,7 @@ HELP: Final = "Install sd-scripts apart from lorakit, and look at it."
 
 #: What a step of an installation is called while it runs.
 _STEPS: Final = {
-    "checkout": "fetching sd-scripts",
+    "checkout": "getting the checkout",
     "environment": "making its environment",
     "tokenizers": "filling the tokenizer cache",
     "parser": "asking its parser",
@@ -153,11 +152,15 @@ def print_checks(found: Sequence[Check], *, as_json: bool) -> None:
         screen.print_json([check.to_json() for check in found])
     else:
         out = screen.console()
-        rows: list[list[str | Text]] = [
-            [screen.text(_MEANING[check.state]), check.name, check.found] for check in found
-        ]
-        for check, line in zip(found, screen.columns(rows, gap=2), strict=True):
-            out.print(line)
+        width = max(len(check.name) for check in found)
+        indent = " " * (width + 5)
+        for check in found:
+            first, *rest = screen.text(check.found).wrap(out, out.width - len(indent)) or [screen.text()]
+            for piece in (first, *rest):
+                piece.rstrip()
+            out.print(screen.text(_MEANING[check.state], f"  {check.name:<{width}}  ", first))
+            for piece in rest:
+                out.print(screen.text(indent, piece))
             if check.todo and check.state != "ok":
                 out.print(screen.text("     ", ("→ ", "same"), check.todo))
     if any(check.state == "problem" for check in found):

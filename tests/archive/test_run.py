@@ -53,6 +53,7 @@ def test_runs_of_one_minute_stand_in_the_order_of_birth(tmp_path: Path) -> None:
         ("style", "k8aa"),
         ("st", "k8aa"),
         ("hifumi", "k3f9"),  # a whole name wins over the beginning of another
+        ("hifumi_k3f9", "k3f9"),  # as the screens of a bake say it
         ("latest", "k8aa"),
         (" k3f9/ ", "k3f9"),
     ],

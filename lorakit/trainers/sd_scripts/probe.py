@@ -498,8 +498,12 @@ class Probe:
     def name_curves(self, logs: dict[str, Any]) -> None:
         """Add grad_norm/…, lr/te1, lr/te2, lr/unet; the trainer's own tags would hold the next step's rates.
 
-        ``lr/textencoder``, the first group's, goes where that is not a text encoder's.
+        ``lr/textencoder``, the first group's, goes where that is not a text encoder's. Before this process' first step no rate was used:
+        with accumulation the trainer then gives the last step of the attempt before another one.
         """
+        if not self.rates:
+            for tag in [tag for tag in logs if tag.startswith("lr/")]:
+                del logs[tag]
         if self.groups and not {"te1", "te2"} & set(self.groups[0]):
             logs.pop("lr/textencoder", None)
         for i, (name, parts, rate) in enumerate(zip(self.group_names(), self.groups, self.rates, strict=False)):

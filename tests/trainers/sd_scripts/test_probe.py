@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,3 +232,23 @@ def test_the_script_sees_what_it_would_see_alone(tmp_path: Path) -> None:
         )
         ran = probe(tmp_path, str(script), "--x", str(code))
         assert (ran.code, ran.out) == (alone.returncode, alone.stdout) == (code, alone.stdout)
+
+
+def test_no_rate_is_named_before_the_first_step() -> None:
+    """With accumulation the trainer logs a batch of a step to come: resumed, that would be another rate for the step before."""
+    from lorakit.trainers.sd_scripts.probe import Probe
+
+    made: Any = SimpleNamespace(
+        rates=[],
+        groups=[("unet",)],
+        group_names=lambda: ["unet"],
+        norms={},
+        accelerator=SimpleNamespace(sync_gradients=False),
+    )
+    logs = {"loss/current": 0.5, "lr/unet": 5e-5, "lr/group0": 5e-5}
+    Probe.name_curves(made, logs)
+    assert logs == {"loss/current": 0.5}
+    made.rates = [1e-4]
+    logs = {"loss/current": 0.5, "lr/unet": 5e-5}
+    Probe.name_curves(made, logs)
+    assert logs == {"loss/current": 0.5, "lr/unet": 1e-4}
