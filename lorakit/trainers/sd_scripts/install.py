@@ -179,7 +179,10 @@ def adopt(
 
 def _extras(workspace: Workspace, pin: Pin, asked: Sequence[str]) -> tuple[str, ...]:
     """The packages on request that are asked for now, or were before and are still known to the pin."""
-    before = read_receipt(workspace)
+    try:
+        before = read_receipt(workspace)
+    except TrainerError:  # a torn one says nothing, and is written anew
+        before = None
     kept = before.extras if before is not None and before.how == "install" else ()
     return tuple(name for name in dict.fromkeys([*kept, *asked]) if name in pin.extras)
 

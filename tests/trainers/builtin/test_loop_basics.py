@@ -128,14 +128,12 @@ def test_unet_only_with_cached_text(tiny_base: Path, tmp_path: Path, how: str) -
     write_images(tmp_path / "data" / "1_cat")
     name = "cache_text_encoder_outputs" + ("_to_disk" if how == "disk" else "")
     changes = {"network_train_unet_only": True, "cache_latents": None}
-    cached = train(
-        tiny_base, tmp_path / "data", tmp_path / "a",
-        {**changes, name: True, "cache_latents_to_disk" if how == "disk" else "cache_latents": True},
-    )  # fmt: skip
-    plain = train(tiny_base, tmp_path / "data", tmp_path / "b", {**changes, "cache_latents": True})
+    latents = "cache_latents_to_disk" if how == "disk" else "cache_latents"  # on disk the draw is every seed's
+    cached = train(tiny_base, tmp_path / "data", tmp_path / "a", {**changes, name: True, latents: True})
+    plain = train(tiny_base, tmp_path / "data", tmp_path / "b", {**changes, latents: True})
     assert cached.of("start")[0]["modules"] == {"unet": 132}
     assert cached.losses == pytest.approx(plain.losses, rel=1e-5)  # one caption at a time rounds otherwise
-    again = train(tiny_base, tmp_path / "data", tmp_path / "c", {**changes, name: True, "cache_latents": True})
+    again = train(tiny_base, tmp_path / "data", tmp_path / "c", {**changes, name: True, latents: True})
     assert again.losses == cached.losses
     todo = [record["total"] for record in again.of("phase") if record["name"] == "cache_text"]
     assert todo[0] == (0 if how == "disk" else 5)
