@@ -35,12 +35,16 @@ def import_recipe(
         str | None, typer.Option("--output", "-o", metavar="PRESET", help="Write the preset to this file.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace PRESET when it exists.")] = False,
+    era: Annotated[
+        str | None,
+        typer.Option("--era", metavar="ERA", help="The version of kohya_ss, such as v25; else told by the keys."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn another trainer's recipe into a preset."""
     from lorakit.cli import screen
 
-    imported = _imported(words)
+    imported = _imported(words, era)
     target = None if output is None else _target(output)
     if target is not None:
         _write(target, imported.toml, force=force)
@@ -112,23 +116,23 @@ def _preset(asked: str) -> Preset:
     return load_preset(path).preset
 
 
-def _imported(words: list[str]) -> Imported:
+def _imported(words: list[str], era: str | None) -> Imported:
     from lorakit.interop.recognise import import_file, import_text
 
     if len(words) > 1:  # a command that was not put in quotes, after a --
-        return import_text(shlex.join(words))
+        return import_text(shlex.join(words), era=era)
     asked = words[0]
     if asked == "-":
-        return import_text(sys.stdin.read())
+        return import_text(sys.stdin.read(), era=era)
     try:
         path = Path(asked).expanduser()
         exists = os.path.lexists(path)
     except (OSError, ValueError, RuntimeError):  # too long for a path: a command
         exists = False
     if exists:
-        return import_file(path)
+        return import_file(path, era=era)
     if any(letter.isspace() for letter in asked.strip()):
-        return import_text(asked)
+        return import_text(asked, era=era)
     raise UsageError(
         f"there is no file {asked}",
         why="a command line has blanks in it, and this has none",

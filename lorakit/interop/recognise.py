@@ -70,20 +70,28 @@ def recognise(document: Document) -> Format:
     return found
 
 
-def import_file(path: Path) -> Imported:
-    """A file of any known trainer as a preset. Raises UsageError."""
-    document = read_document(path)
-    return _imported(document, path.stem)
+def import_file(path: Path, *, era: str | None = None) -> Imported:
+    """A file of any known trainer as a preset; ``era`` where that of a kohya_ss file is known. Raises UsageError."""
+    return _imported(read_document(path), path.stem, era)
 
 
-def import_text(text: str, name: str = "") -> Imported:
+def import_text(text: str, name: str = "", *, era: str | None = None) -> Imported:
     """A text, such as a pasted command, as a preset. Raises UsageError."""
-    return _imported(Document.of_text(text, name), Path(name).stem or "imported")
+    return _imported(Document.of_text(text, name), Path(name).stem or "imported", era)
 
 
-def _imported(document: Document, name: str) -> Imported:
+def _imported(document: Document, name: str, era: str | None) -> Imported:
     words = re.sub(r"[\x00-\x1f/\\\x7f-\x9f\u2028\u2029]", "_", name).strip() or "imported"
-    return convert(recognise(document).read(document), name=words[:60])
+    found = recognise(document)
+    if era is None:
+        return convert(found.read(document), name=words[:60])
+    if found.name != "kohya-gui" or era not in kohya_gui.ERAS:
+        raise UsageError(
+            f"there is no era {shown(era)} of {found.name}",
+            why="only kohya_ss changed its defaults without its files saying so",
+            todo=f"for kohya_ss one of {', '.join(kohya_gui.ERAS)}; else leave it out",
+        )
+    return convert(kohya_gui.read_kohya_gui(document, era), name=words[:60])
 
 
 def _looks_like(document: Document) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from lorakit.interop.document import Document
+from lorakit.errors import UsageError
 from lorakit.interop.imported import Imported
-from lorakit.interop.kohya_gui import ERAS, read_kohya_gui
 from lorakit.interop.recognise import import_file, import_text
 from lorakit.preset.files import load_text
 
@@ -80,13 +79,12 @@ def test_kohya_gui_of_2023() -> None:
 
 @pytest.mark.parametrize(("era", "te_lr"), [("v26", 1e-4), ("v25", 0), ("v24", 1e-4), ("v23", 5e-5), ("2023-02", 5e-5)])
 def test_a_missing_rate_depends_on_the_era(era: str, te_lr: float) -> None:
-    from lorakit.interop.convert import convert
-
     text = '{"LoRA_type": "Standard", "lr_warmup": 0, "epoch": 2, "max_resolution": "1024,1024"}'
-    imported = convert(read_kohya_gui(Document.of_text(text, "x.json"), era), name="x")
+    imported = import_text(text, "x.json", era=era)
     assert imported.values["optim.te_lr"].value == te_lr
     assert imported.values["optim.te_lr"].origin == "unknown"
-    assert set(ERAS) == {"v26", "v25", "v24", "v23", "2023-02"}
+    with pytest.raises(UsageError, match="no era"):
+        import_text(text, "x.json", era="v9")
 
 
 @pytest.mark.parametrize(
