@@ -4,13 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help quickstart test test-all conformance conformance lint format docs bench knobs clean
+.PHONY: help quickstart test test-all conformance lint format docs bench knobs clean
 
 help:
 	@echo "make quickstart   install, teach a small SDXL a new thing, archive it, show before and after"
 	@echo "make test         install what tests need, run the default suite (under 8 minutes on 2 cores)"
 	@echo "make test-all     the slow tests too"
-	@echo "make conformance  against a real sd-scripts, which LORAKIT_SD_SCRIPTS names (docs/two-trainers.md)"
 	@echo "make conformance  against a real sd-scripts, which LORAKIT_SD_SCRIPTS names (docs/two-trainers.md)"
 	@echo "make lint         ruff, mypy, import rules"
 	@echo "make docs         rewrite the generated pages (preset reference, rules)"
@@ -38,24 +37,10 @@ quickstart: $(VENV)/.builtin models/bench-sdxl.safetensors
 	$(BIN)/python -m lorakit.bench_model score latest
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow and not full_size"
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not full_size"
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest
-
-# Without a checkout what was recorded of one is still held to, and what was not run is said.
-conformance: $(VENV)/.dev
-ifdef LORAKIT_SD_SCRIPTS
-	$(BIN)/pytest tests/conformance -m "not full_size"
-else
-	$(BIN)/pytest tests/conformance -m "not slow and not full_size"
-	@echo "SKIPPED: everything that runs a real sd-scripts. Set LORAKIT_SD_SCRIPTS to a checkout, see docs/two-trainers.md."
-endif
-ifdef LORAKIT_FULL_SIZE
-	$(BIN)/pytest tests/conformance -m full_size
-else
-	@echo "SKIPPED: the full size (15 GB of memory). Set LORAKIT_FULL_SIZE to an SDXL checkpoint, see docs/two-trainers.md."
-endif
 
 # Without a checkout what was recorded of one is still held to, and what was not run is said.
 conformance: $(VENV)/.dev
