@@ -14,9 +14,10 @@ from lorakit.errors import PresetError
 from lorakit.preset.dump import spell
 from lorakit.preset.fields import choices, field_flag, flag, is_text, words
 from lorakit.preset.files import load_text
-from lorakit.preset.models import Preset, Table
+from lorakit.preset.models import Preset
 from lorakit.preset.schema import TABLES, fields, is_open, model_at
 from lorakit.preset.suggest import meant
+from lorakit.preset.table import Table
 from lorakit.preset.toml_lines import dotted
 
 from .conftest import LEAST, told

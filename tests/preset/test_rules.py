@@ -264,7 +264,9 @@ def test_findings_come_errors_first_and_say_what_is_broken() -> None:
     found = check(preset, "sd-scripts")
     assert [finding.code for finding in found] == ["LK014", "LK002", "LK160"]
     assert found[0].what == "TE2 has a rate of its own, and the probe is off: 5e-5/2e-5"
-    assert found[2].what == "arguments that the network does not know: rank_dropoud (did you mean network.rank_dropout?)"
+    assert (
+        found[2].what == "arguments that the network does not know: rank_dropoud (did you mean network.rank_dropout?)"
+    )
     problem = found[0].problem("plain.toml:6")
     assert (problem.code, problem.key, problem.where) == ("LK014", "optim.te_lr", "plain.toml:6")
 

@@ -250,7 +250,7 @@ def test_fp32_lora_beside_a_bf16_base(tiny_base: Path, tokenizers: Tokenizers, a
 # ---- dropouts ----
 
 
-def single(**options: float) -> tuple[nn.Linear, LoraModule]:
+def single(**options: Any) -> tuple[nn.Linear, LoraModule]:
     torch.manual_seed(0)
     linear = nn.Linear(8, 6)
     module = LoraModule(linear, 4, 2.0, **options)
