@@ -64,9 +64,9 @@ def wait_for_steps(run: Run, steps: int = 1) -> None:
     assert state(run).steps >= steps
 
 
-def wait_sealed(run: Run) -> RunState:
+def wait_sealed(run: Run, seconds: float = 40.0) -> RunState:
     """Wait for the end; the final state."""
-    wait_for(lambda: state(run).sealed)
+    wait_for(lambda: state(run).sealed, seconds)
     return state(run)
 
 

@@ -127,6 +127,6 @@ def test_a_killed_bake_command_leaves_the_run_going(workspace: Workspace) -> Non
         wait_for(run.attempt(1).started.exists)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        found = wait_sealed(run)
+        found = wait_sealed(run, 300)  # a real training, from the launcher's start on
         assert (found.status, found.steps) == (Status.OK, 3)
         assert Path(run.weights / "small_thing.safetensors").is_file()
