@@ -49,6 +49,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kill_at", [("VAE", 2), ("UNet and text encoders", 3), ("decoder", 1)])
 def test_a_killed_training_ends_with_the_same_weights(
     kill_at: tuple[str, int], straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
@@ -62,6 +63,7 @@ def test_a_killed_training_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_checkpoint_holds_the_trained_weights(
     straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_the_first_steps_of_the_training_are_those_of_the_shipped_weights(learne
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_what_it_draws_is_as_good_as_the_model_card_says(learned: BaseModel) -> None:
     easy, held_out = measure(learned, easy_scenes(208)), measure(learned, held_out_scenes(208))
     for name in ("shape", "colour", "background", "position", "style", "stripe"):
@@ -133,6 +134,7 @@ def test_what_it_draws_is_as_good_as_the_model_card_says(learned: BaseModel) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_vae_is_as_good_as_the_model_card_says(learned: BaseModel) -> None:
     decibels, judged = vae_quality(learned, 256)
     assert decibels >= 27.5
