@@ -129,7 +129,7 @@ def test_captions_and_common_words_stay() -> None:
 
 
 def test_the_copy_names_the_same_run(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "runs")
+    run = make_run(tmp_path / "runs", weights=b"no tensors")
     done = export([run], tmp_path / "a.zip", strip=True)
     assert list(done.bundle.runs) == [run.id]
     assert done.left_out == (f"{run.id}/weights/lora.safetensors",), "it is no whole .safetensors file"

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small(folder: Path, *arguments: str) -> Run:
-    return make_run(workspace(folder) / "runs", "--steps", "5000", "--seconds", "0.02", *arguments)
+    return make_run(workspace(folder) / "runs", "--steps", "90000", "--seconds", "0.02", *arguments)
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_row_05_ctrl_c_stops_hurries_kills(tmp_path: Path, times: int) -> None:
     run = small(tmp_path, "--fault", {1: "", 2: "ignore-stop", 3: "deaf"}[times])
     with reaped(run), closing(Terminal(tmp_path, "bake", "small", prepared=run.path)) as terminal:
-        terminal.until(r"\d/5000")
+        terminal.until(r"\d/90000")
         for level in range(1, times + 1):
             terminal.press_ctrl_c()
             wait_for(run.attempt(1).stop(level).exists)
@@ -46,7 +46,7 @@ def test_row_06_a_closed_terminal_is_nothing_to_the_run_and_can_be_opened_again(
     run = small(tmp_path)
     with reaped(run):
         with closing(Terminal(tmp_path, "bake", "small", prepared=run.path)) as terminal:
-            terminal.until(r"\d/5000")
+            terminal.until(r"\d/90000")
             terminal.hang_up()
             assert terminal.process.wait(60) != 0, "hung up"
         seen = state(run).steps
@@ -57,7 +57,7 @@ def test_row_06_a_closed_terminal_is_nothing_to_the_run_and_can_be_opened_again(
             closing(Terminal(tmp_path, "logs", "-f", run.short)) as reading,
         ):
             for terminal in (watching, reading):
-                terminal.until(r"━.*\d+/5000")  # the live view, with the steps from before the hang-up in it
+                terminal.until(r"━.*\d+/90000")  # the live view, with the steps from before the hang-up in it
                 terminal.until(r"loss \S+  [▁▂▃▄▅▆▇█]{8}")
                 terminal.until(r"Ctrl-C looks away")
             reading.until(r"small trainer, rank 0")
