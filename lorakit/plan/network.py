@@ -266,8 +266,9 @@ def _header(path: Path) -> Shapes:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _MAX_HEADER:
                 raise ModelFileError(f"{path} is not a safetensors file", why="its first 8 bytes give no header length")
-            table = json.loads(file.read(length))
             size = file.seek(0, 2)
+            file.seek(8)
+            table = json.loads(file.read(min(length, size)))
         tensors = {name: entry for name, entry in table.items() if name != "__metadata__"}
         needed = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}

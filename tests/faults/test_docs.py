@@ -51,6 +51,19 @@ def test_every_test_that_is_named_exists() -> None:
             assert after, f"row {number} has tests and does not say what they hold"
 
 
+def test_every_other_promise_names_tests_that_exist() -> None:
+    section = PAGE.read_text(encoding="utf-8").partition("## What else is promised")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(lines) >= 7
+    for line in lines:
+        named = named_in(line.rpartition(" | ")[2])
+        assert named, line
+        for file, name in named:
+            path = ROOT / "tests" / (file or name)
+            assert path.is_file(), path
+            assert not file or name in functions(path), f"{file}::{name}"
+
+
 def test_every_row_is_held_by_a_test_or_says_that_it_is_not() -> None:
     for number, (_, _, _, cell) in rows().items():
         assert named_in(cell) or cell == ("later" if number in LATER else "to come"), f"row {number}: {cell!r}"
