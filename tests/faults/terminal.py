@@ -13,8 +13,9 @@ from pathlib import Path
 
 #: Makes its standard input the controlling terminal, then is `lorakit`. A first argument RUN stands in for the preparation of a bake.
 AT_A_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background inherit that it is ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 if sys.argv[1]:
     import lorakit.bake.prepare
