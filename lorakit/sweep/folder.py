@@ -3,7 +3,8 @@
 sweeps/2026-11-22_1320_hifumi_3fa1c2d4/
   sweep.json                 what was asked, when, by which line
   trials/0001.json           trials that were added together: each one's point, whole preset, and plan in short
-  orders/0001.json           pause, go, cancel: what somebody wants of it since
+  orders/0001.json           pause, go, cancel, first: what somebody wants of it since
+  shifts/0001.json           a process that hands out its trials; 0001.ended when it was done with that
   jobs/0001.json             trials that were handed to Slurm together, beside the script and the tasks' output
   dispatcher                 locked by the process that hands out its trials
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.run import read_record
 from lorakit.atomic import dump_json, write_once
 from lorakit.errors import ArchiveError, UsageError
+from lorakit.sweep.orders import Orders, Shift, dispatching, last_shift, order, read_orders, write_next
 
 if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
@@ -34,7 +35,7 @@ __all__ = ["Folder", "Order", "Planned", "create", "find", "folders", "sweeps_of
 
 SCHEMA: Final = 1
 _NAME: Final = re.compile(r"\d{4}-\d{2}-\d{2}_\d{4}_.+_[0-9a-f]{8}|queue")
-Order = str  #: "pause", "go" or "cancel"
+Order = str  #: "pause", "go", "cancel" or "first"
 
 
 @dataclass(frozen=True)
@@ -108,41 +109,23 @@ class Folder:
         return len(added)
 
     def order(self, what: Order, trials: Iterable[str] = ()) -> None:
-        """Say what is wanted: ``pause`` and ``go`` for the whole sweep, ``cancel`` for some trials or all."""
-        record = {"schema": SCHEMA, "order": what, "trials": list(trials), "time": time.time()}
-        write_next(self.path / "orders", record)
+        """Say what is wanted: ``pause`` for the whole sweep, ``first`` for some trials, ``cancel`` and ``go`` for some trials or all."""
+        order(self.path, what, trials)
 
-    def orders(self) -> tuple[bool, frozenset[str], bool]:
-        """Whether it is paused, which trials are cancelled (by identity), and whether all of it is."""
-        paused, everything = False, False
-        cancelled: set[str] = set()
-        for path in sorted((self.path / "orders").glob("*.json")):
-            record = read_record(path) or {}
-            match record.get("order"):
-                case "pause":
-                    paused = True
-                case "go":
-                    paused = everything = False
-                case "cancel" if record.get("trials"):
-                    cancelled |= set(record["trials"])
-                case "cancel":
-                    everything = True
-        return paused, frozenset(cancelled), everything
+    def orders(self) -> Orders:
+        """What is wanted of it, all orders taken together."""
+        return read_orders(self.path / "orders")
 
     @contextlib.contextmanager
     def dispatching(self) -> Iterator[None]:
         """Be the one who hands out its trials. Raises UsageError when another process is; the lock dies with this one."""
-        from lorakit.launch.processes import take_lock
-
-        handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not take_lock(handle, exclusive=True):
-                raise UsageError(
-                    f"the sweep {self.id} is running already", todo=f"look on: lorakit sweep watch {self.id}"
-                )
+        with dispatching(self.path, self.lock):
             yield
-        finally:
-            os.close(handle)
+
+    @property
+    def last_shift(self) -> Shift | None:
+        """The latest process that handed out its trials."""
+        return last_shift(self.path)
 
     @property
     def is_dispatched(self) -> bool:
@@ -220,24 +203,11 @@ def create(sweep: Sweep, asked: Mapping[str, Any], workspace: Workspace, argv: I
 
 def make_folder(path: Path, record: Mapping[str, Any]) -> Folder:
     """An empty sweep at ``path``; there already, it is taken as it is."""
-    for part in ("trials", "orders"):
+    for part in ("trials", "orders", "shifts"):
         (path / part).mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         write_once(path / "sweep.json", dump_json(json.loads(json.dumps(record))))
     return Folder(path)
-
-
-def write_next(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write a record under the next free number: two who write at once get different ones."""
-    data = dump_json(record)
-    number = len(list(folder.glob("*.json"))) + 1
-    while True:
-        try:
-            write_once(folder / f"{number:04d}.json", data)
-        except FileExistsError:
-            number += 1
-        else:
-            return
 
 
 def _planned(trial: Trial) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.diagnose_log import Status
 from lorakit.archive.records import state
 from lorakit.errors import LorakitError, RunFailed, Stopped
-from lorakit.sweep.standing import Phase, TrialStanding, counted, runs_by_trial, standing
+from lorakit.sweep.orders import Orders
+from lorakit.sweep.standing import Phase, Standing, TrialStanding, counted, runs_by_trial, standing
 
 if TYPE_CHECKING:
     from lorakit.archive.run import Run
@@ -90,30 +91,37 @@ def run(
     *,
     slots: Sequence[Slot] = (Slot(0),),
     fail_fast: bool = False,
+    retry: bool = True,
     stop: Stop | None = None,
 ) -> Iterator[Outcome]:
     """Bake what is not done yet, yielding each outcome as it is known; trials added meanwhile come too.
 
     With one slot ``bake`` is called in this thread, else in threads of its own. A stopped run, or Ctrl-C before there is one,
     ends the sweep, as do a burst of instant failures and, with ``fail_fast``, the first failure: the trials after that come out
-    as not started. A trial that is under way already, baked by somebody else, is waited for. Raises UsageError when another
+    as not started. A trial that is under way already, baked by somebody else, is waited for. Trials that failed or were stopped
+    before are tried again, unless ``retry`` is false: then only those that somebody brought back. Raises UsageError when another
     process hands out the trials of this sweep.
     """
     stop = Stop() if stop is None else stop
     with folder.dispatching():
-        dispatcher = _Dispatcher(folder, workspace, bake, stop, fail_fast=fail_fast)
+        dispatcher = _Dispatcher(folder, workspace, bake, stop, fail_fast=fail_fast, retry=retry)
         yield from dispatcher.alone(slots[0]) if len(slots) == 1 else dispatcher.side_by_side(slots)
 
 
 class _Dispatcher:
-    def __init__(self, folder: Folder, workspace: Workspace, bake: Bake, stop: Stop, *, fail_fast: bool) -> None:
+    def __init__(
+        self, folder: Folder, workspace: Workspace, bake: Bake, stop: Stop, *, fail_fast: bool, retry: bool
+    ) -> None:
         self._folder = folder
         self._workspace = workspace
         self._bake = bake
         self._stop = stop
         self._fail_fast = fail_fast
+        self._retry = retry
         self._known: dict[str, str | None] = {}
-        self._told: set[str] = set()
+        #: What became known of which trials, and how many orders there were then: one that is brought back later is not known again.
+        self._told: dict[str, int] = {}
+        self._orders = Orders()
         self._instant: deque[float] = deque(maxlen=_BURST)
 
     def alone(self, slot: Slot) -> Iterator[Outcome]:
@@ -157,18 +165,18 @@ class _Dispatcher:
 
     def _next(self, busy: frozenset[str]) -> tuple[Planned | None, list[Outcome]]:
         """The next trial to bake, and those of which it is known by now what became of them."""
-        now = standing(self._folder, self._workspace.runs, known=self._known)
+        now = self._look()
         settled = [self._tell(found) for trial in now.trials if (found := self._settled(trial)) is not None]
         if self._stop or now.paused:
             return None, settled
         for one in now.trials:
-            if one.trial.identity in self._told or one.trial.identity in busy or one.phase is Phase.RUNNING:
+            if not self._is_open(one) or one.trial.identity in busy or one.phase is Phase.RUNNING:
                 continue
             return one.trial, settled
         return None, settled
 
     def _settled(self, one: TrialStanding) -> Outcome | None:
-        if one.trial.identity in self._told:
+        if not self._is_open(one):
             return None
         if one.phase is Phase.DONE:
             return Outcome(one.trial, Ended.SKIPPED, one.run)
@@ -177,17 +185,28 @@ class _Dispatcher:
         return None
 
     def _finished(self) -> bool:
+        return bool(self._stop) or not any(map(self._is_open, self._look().trials))
+
+    def _look(self) -> Standing:
         now = standing(self._folder, self._workspace.runs, known=self._known)
-        return bool(self._stop) or all(one.trial.identity in self._told for one in now.trials)
+        self._orders = now.orders
+        return now
+
+    def _is_open(self, one: TrialStanding) -> bool:
+        """Whether something is still to be done about a trial, or to be told of it."""
+        if not self._retry and one.phase in {Phase.FAILED, Phase.STOPPED}:
+            return False
+        told = self._told.get(one.trial.identity)
+        return told is None or self._orders.brought_back(one.trial.identity) > told
 
     def _tell(self, outcome: Outcome) -> Outcome:
-        self._told.add(outcome.trial.identity)
+        self._told[outcome.trial.identity] = self._orders.count
         return outcome
 
     def _rest(self) -> Iterator[Outcome]:
-        for trial in self._folder.trials():
-            if trial.identity not in self._told:
-                yield self._tell(Outcome(trial, Ended.NOT_STARTED))
+        for one in self._look().trials:
+            if self._is_open(one):
+                yield self._tell(Outcome(one.trial, Ended.NOT_STARTED))
 
     def _one(self, trial: Planned, slot: Slot) -> Outcome:
         """Bake a trial, unless somebody else began it in the meantime: then wait for what becomes of it."""

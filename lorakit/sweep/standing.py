@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.archive.diagnose_log import Status
 from lorakit.archive.records import RunState, state
 from lorakit.archive.run import Run, list_runs, read_record
+from lorakit.sweep.orders import Orders
 
 if TYPE_CHECKING:
     from lorakit.sweep.folder import Folder, Planned
@@ -66,6 +68,7 @@ class Standing:
     paused: bool
     dispatched: bool
     seconds_left: float | None
+    orders: Orders = field(default_factory=Orders)
 
     def count(self, *phases: Phase) -> int:
         """Trials in any of these phases."""
@@ -126,22 +129,22 @@ def counted(runs: Sequence[Run]) -> RunState | None:
 def standing(folder: Folder, runs_dir: Path, *, known: dict[str, str | None] | None = None) -> Standing:
     """Where the sweep stands now."""
     runs = runs_by_trial(runs_dir, known)
-    paused, cancelled, everything = folder.orders()
+    orders = folder.orders()
     found = []
-    for trial in folder.trials():
+    for trial in sorted(folder.trials(), key=lambda trial: orders.place(trial.identity)):
         best = counted(runs.get(trial.identity, ()))
         if best is not None and best.status in UNDER_WAY:
             phase = Phase.RUNNING
         elif best is not None and best.status is Status.OK:
             phase = Phase.DONE
-        elif everything or trial.identity in cancelled:
+        elif orders.leave_out(trial.identity):
             phase = Phase.CANCELLED
-        elif best is not None:
+        elif best is not None and orders.again.get(trial.identity, (0.0, 0))[0] <= (best.created or math.inf):
             phase = _PHASES.get(best.status, Phase.FAILED)
         else:
             phase = Phase.WAITING
         found.append(TrialStanding(trial, phase, best))
-    return Standing(folder, tuple(found), paused, folder.is_dispatched, _seconds_left(found))
+    return Standing(folder, tuple(found), orders.paused, folder.is_dispatched, _seconds_left(found), orders)
 
 
 def _seconds_left(trials: Sequence[TrialStanding]) -> float | None:

@@ -44,13 +44,13 @@ def _bake(folder: Folder, trial: Planned, workspace: Workspace) -> None:
         if ours:
             become(ours[-1])
         before = counted(runs)
-        paused, cancelled, everything = folder.orders()
+        orders = folder.orders()
         if not mine or (before is not None and before.status in UNDER_WAY):
             return _leave(trial, "somebody else bakes it")
         if before is not None and before.status is Status.OK:
             return _leave(trial, f"done before: {before.run.id}")
-        if paused or everything or trial.identity in cancelled:
-            return _leave(trial, "paused" if paused else "cancelled")
+        if orders.paused or orders.leave_out(trial.identity):
+            return _leave(trial, "paused" if orders.paused else "cancelled")
         run = _prepared(folder, trial, workspace, job)
         become(run)
     return None

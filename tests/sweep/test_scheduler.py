@@ -136,7 +136,7 @@ def test_orders_are_heard_while_it_runs(tmp_path: Path) -> None:
             folder.order("pause")
             threading.Timer(0.2, folder.order, ("go",)).start()
         else:
-            assert not folder.orders()[0]
+            assert not folder.orders().paused
         return make_run(workspace.runs, lineage=lineage, sealed=False)
 
     outcomes = list(scheduler.run(folder, workspace, bake))
