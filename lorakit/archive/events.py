@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-__all__ = ["EventFollower", "Scalar", "read_scalars"]
+__all__ = ["CRC_TABLE", "EventFollower", "Scalar", "masked_crc", "read_scalars"]
 
 #: No payload comes near this: such a length is damage.
 _MAX_PAYLOAD: Final = 64 << 20
@@ -42,14 +42,14 @@ def _crc_table() -> tuple[int, ...]:
     return tuple(table)
 
 
-_TABLE: Final = _crc_table()
+CRC_TABLE: Final = _crc_table()
 
 
 def masked_crc(data: bytes) -> int:
     """The CRC-32C of a record's part, rotated by 15 bits and shifted by the format's constant."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+        crc = CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
