@@ -259,7 +259,7 @@ def _known(run: Run, mark: str) -> tuple[Embeddings, ...] | None:
 
 
 def _kept(before: Vectors, after: Vectors) -> float:
-    return float((_unit(before) * _unit(after)).sum(axis=-1).mean())
+    return min(1.0, float((_unit(before) * _unit(after)).sum(axis=-1).mean()))
 
 
 def pair_similarities(
@@ -281,7 +281,7 @@ def pair_similarities(
     found = []
     for first, second in pairs:
         one, other = at[first], at[second]
-        te1, te2 = (float(units[encoder][one] @ units[encoder][other]) for encoder in ENCODERS)
+        te1, te2 = (min(1.0, float(units[encoder][one] @ units[encoder][other])) for encoder in ENCODERS)
         found.append(PairSimilarity(te1, te2, int(tokens[one]), int(tokens[other])))
     return found
 

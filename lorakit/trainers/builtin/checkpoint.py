@@ -23,7 +23,7 @@ from lorakit.trainers.builtin import shapes
 from lorakit.trainers.builtin.names import UnetStructure
 from lorakit.trainers.builtin.tensorfile import TensorFile, open_tensors
 
-__all__ = ["PREFIXES", "BaseModel", "load_base", "load_vae"]
+__all__ = ["PREFIXES", "BaseModel", "load_base", "load_text_encoders", "load_vae"]
 
 UNET = "model.diffusion_model."
 TE1 = "conditioner.embedders.0.transformer."
@@ -77,6 +77,26 @@ def load_base(
         te2 = _load_te2(file, te_dtype)
         vae = load_vae(vae_path, vae_dtype, allow_pickle=allow_pickle) if vae_path else _read_vae(file, vae_dtype)
     return BaseModel(unet, te1, te2, vae, path, vae_path)
+
+
+def load_text_encoders(
+    path: Path, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """TE1 and TE2 alone, as :func:`load_base` loads them; of the rest nothing is read.
+
+    Raises:
+        ModelFileError: as :func:`load_base`.
+    """
+    if os.path.isdir(path):
+        te1_config, te1 = _read_folder(path / "text_encoder")
+        te2_config, te2 = _read_folder(path / "text_encoder_2")
+        return (
+            _fill(lambda: CLIPTextModel(_clip_config(te1_config)), te1, dtype, path / "text_encoder"),
+            _fill(lambda: CLIPTextModelWithProjection(_clip_config(te2_config)), te2, dtype, path / "text_encoder_2"),
+        )
+    with open_tensors(path, allow_pickle=allow_pickle) as file:
+        shapes.require_sdxl(file.shapes, path)
+        return _load_te1(file, dtype), _load_te2(file, dtype)
 
 
 def load_vae(path: Path, dtype: torch.dtype = torch.float32, *, allow_pickle: bool = False) -> AutoencoderKL:

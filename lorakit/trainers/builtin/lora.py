@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from lorakit.trainers.builtin.low_rank import linear_with_pair
 from lorakit.trainers.builtin.names import UnetStructure, lora_name
 from lorakit.trainers.builtin.tensorfile import open_tensors
 
-__all__ = ["LoadReport", "LoraModule", "LoraNetwork", "Target", "targets"]
+__all__ = ["LoadReport", "LoraModule", "LoraNetwork", "Target", "targets", "text_targets", "unet_targets"]
 
 PARTS = ("te1", "te2", "unet")
 
@@ -134,20 +135,22 @@ class LoraModule(nn.Module):
     def attach(self, target: nn.Linear | nn.Conv2d) -> Attachment:
         """Add this LoRA's output to that of ``target`` until the returned handle is removed."""
         alone = target.forward
-
-        def beside(x: torch.Tensor) -> torch.Tensor:
-            if isinstance(target, nn.Linear) and self._is_plain(target, x):
-                scale = self.scale * self.multiplier
-                down, up = self.lora_down.weight, self.lora_up.weight
-                return linear_with_pair(x, target.weight, target.bias, down=down, up=up, scale=scale)
-            output: torch.Tensor = alone(x)
-            delta = self(x)
-            return output if delta is None else output + delta.to(output.dtype)
-
-        target.forward = beside  # type: ignore[method-assign, assignment]
+        target.forward = lambda x: self.beside(target, alone, x)  # type: ignore[method-assign, assignment]
         return Attachment(target, alone)
 
-    def _is_plain(self, target: nn.Linear, x: torch.Tensor) -> bool:
+    def beside(
+        self, target: nn.Linear | nn.Conv2d, alone: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
+        """The output of ``target``, whose own ``forward`` is ``alone``, with this LoRA's added."""
+        if isinstance(target, nn.Linear) and self.is_plain(target, x):
+            scale = self.scale * self.multiplier
+            down, up = self.lora_down.weight, self.lora_up.weight
+            return linear_with_pair(x, target.weight, target.bias, down=down, up=up, scale=scale)
+        output = alone(x)
+        delta: torch.Tensor | None = self(x)
+        return output if delta is None else output + delta.to(output.dtype)
+
+    def is_plain(self, target: nn.Linear, x: torch.Tensor) -> bool:
         """Whether nothing is dropped, and base, LoRA and input are of one format or autocast makes them so."""
         drops = (self.dropout, self.rank_dropout, self.module_dropout)
         if self.training and any(drop is not None for drop in drops):
@@ -252,6 +255,12 @@ class LoraNetwork(nn.Module):
             for module in modules:
                 module.multiplier = value
 
+    @property
+    def attached(self) -> list[tuple[nn.Module, LoraModule]]:
+        """The base model's modules that this network is attached to, each with its LoRA."""
+        modules = itertools.chain.from_iterable(self.parts.values())
+        return [(handle.target, module) for handle, module in zip(self._handles, modules, strict=True)]
+
     def detach(self) -> None:
         """Take the network off the base model."""
         for handle in self._handles:
@@ -317,13 +326,14 @@ def targets(base: BaseModel, *, with_convolutions: bool = False) -> dict[str, li
     For the real SDXL: 72 in TE1, 192 in TE2, 722 in the UNet, or 788 ``with_convolutions``.
     """
     return {
-        "te1": list(_text_targets(base.te1, "lora_te1")),
-        "te2": list(_text_targets(base.te2, "lora_te2")),
-        "unet": list(_unet_targets(base.unet, with_convolutions=with_convolutions)),
+        "te1": list(text_targets(base.te1, "lora_te1")),
+        "te2": list(text_targets(base.te2, "lora_te2")),
+        "unet": list(unet_targets(base.unet, with_convolutions=with_convolutions)),
     }
 
 
-def _text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
+def text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
+    """Those of one text encoder; ``prefix`` is lora_te1 or lora_te2."""
     # transformers 5 dropped the wrapper "text_model" of one class; LoRA names have it in both
     model = encoder.get_submodule("text_model") if hasattr(encoder, "text_model") else encoder
     for index, layer in model.get_submodule("encoder.layers").named_children():
@@ -332,7 +342,8 @@ def _text_targets(encoder: nn.Module, prefix: str) -> Iterator[Target]:
             yield _target(name, layer.get_submodule(path), wide=False)
 
 
-def _unet_targets(unet: nn.Module, *, with_convolutions: bool) -> Iterator[Target]:
+def unet_targets(unet: nn.Module, *, with_convolutions: bool) -> Iterator[Target]:
+    """Those of the UNet."""
     structure = UnetStructure.from_diffusers(name for name, _ in unet.named_parameters())
     for block in structure.blocks():
         module = unet.get_submodule(block.diffusers)

@@ -10,7 +10,7 @@ import torch
 from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.tokenizers import Tokenizers
 
-__all__ = ["TextCondition", "encode", "encode_ids", "size_condition"]
+__all__ = ["TextCondition", "encode", "encode_ids", "join_chunks", "size_condition"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def encode_ids(base: BaseModel, first: torch.Tensor, second: torch.Tensor) -> Te
     batch, chunks, _ = first.shape
     one = base.te1(first.flatten(0, 1).to(base.te1.device), output_hidden_states=True)
     two = base.te2(second.flatten(0, 1).to(base.te2.device), output_hidden_states=True)
-    hidden = torch.cat([_join(one.hidden_states[-2], chunks), _join(two.hidden_states[-2], chunks)], dim=-1)
+    hidden = torch.cat([join_chunks(one.hidden_states[-2], chunks), join_chunks(two.hidden_states[-2], chunks)], dim=-1)
     pooled = two.text_embeds.reshape(batch, chunks, -1)[:, 0]
     return TextCondition(hidden, pooled)
 
@@ -53,7 +53,7 @@ def size_condition(
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def _join(hidden: torch.Tensor, chunks: int) -> torch.Tensor:
+def join_chunks(hidden: torch.Tensor, chunks: int) -> torch.Tensor:
     """(batch × chunks, 77, d) to (batch, 75 × chunks + 2, d): the first BOS, all middles, the last EOS."""
     if chunks == 1:
         return hidden
