@@ -20,16 +20,16 @@ from typing import Any, Final
 
 from lorakit.archive.birth import STAGING
 from lorakit.archive.diagnose_log import Status, Verdict, log_tail
+from lorakit.archive.masked import mask_attempt
 from lorakit.archive.progress import read_progress
 from lorakit.archive.records import is_alive, is_newer, results, state
 from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal
 from lorakit.archive.states import checkpoints, settle, training_states
-from lorakit.archive.trainer_log import log_parts
 from lorakit.archive.trash import trash_of
 from lorakit.atomic import TEMP_MARK, claimed, crash_point, dump_json, write_once
 from lorakit.errors import ArchiveError
-from lorakit.launch.secrets import scrub, secret_values
+from lorakit.launch.masking import Masks
 
 __all__ = ["Action", "repair_archive", "repair_run"]
 
@@ -128,8 +128,8 @@ def _end(run: Run, over: Verdict | None) -> Action:
     now, attempt = state(run), run.last_attempt
     if over is None or now.is_final:
         over = Verdict(Status.INTERRUPTED, now.reason, now.message, now.evidence)
-    for path in (*log_parts(attempt.log), attempt.progress):  # the keeper would have done it before the seal
-        scrub(path, secret_values(os.environ))
+    for error in mask_attempt(attempt, Masks.of(os.environ)):  # the keeper would have done it before the seal
+        raise error
     progress = read_progress(attempt.progress)
     record = {
         "schema": SCHEMA,

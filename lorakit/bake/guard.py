@@ -1,4 +1,4 @@
-"""What a keeper looks after while a training runs: its memory is told, its log stays within bounds, its progress does not stop for ever.
+"""What a keeper looks after while a training runs: its memory is told, its log stays within bounds and without secrets, it gets on.
 
 Stdlib only. :meth:`Guard.poll` is called ten times a second and does little most of the time.
 """
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from lorakit.archive.masked import AttemptMask
 from lorakit.archive.run import Attempt, read_record
+from lorakit.launch.masking import Masks
 from lorakit.launch.memory import gpu_memory, resident
 from lorakit.protocol import Follower, Writer
 
@@ -21,6 +23,8 @@ __all__ = ["Guard", "Limits", "LogCap", "duration_text"]
 #: Seconds between two looks at the memory; the first comes soon, to have one of a short run too.
 SAMPLE_SECONDS: Final = 5.0
 FIRST_SAMPLE_SECONDS: Final = 2.0
+#: Seconds between two looks for secrets in event files; the log is gone through at every look.
+EVENT_SECONDS: Final = 1.0
 #: Bytes that a log may grow to before it is cut.
 LOG_BYTES: Final = 64 << 20
 #: Records that do not show that the training goes on.
@@ -105,12 +109,15 @@ class Guard:
         self._sampled: float | None = None
         self._began: float | None = None
         self.stalled = ""
+        self._mask = AttemptMask(attempt, Masks.of(os.environ))
+        self._masked_events = clock()
 
     @property
     def log_dropped(self) -> int:
         """Bytes of the log that were not kept."""
         return self._log_cap.dropped
 
+        self._born = clock()
     def poll(self) -> None:
         """Do what is due. Raises OSError when the disk does not take it."""
         now = self._clock()
@@ -121,13 +128,21 @@ class Guard:
             self._look_for_progress(now)
         self._sample_when_due(now)
 
+        self._hide_secrets(now)
     def _look_for_progress(self, now: float) -> None:
         if self._limits.no_progress_seconds is None:
+            self._mask.log_was_cut()
             return
         kinds = {record["type"] for record in self._follower.poll()} - _NO_PROGRESS
         self._stepped = self._stepped or "step" in kinds
         size = self._attempt.log.stat().st_size if self._attempt.log.exists() else 0
         if kinds or (not self._stepped and size != self._log_size):
+    def _hide_secrets(self, now: float) -> None:
+        self._mask.poll()
+        if now - self._masked_events >= EVENT_SECONDS:
+            self._masked_events = now
+            self._mask.poll_events()
+
             self._moved = now
         self._log_size = size
         if now - self._moved > self._limits.no_progress_seconds:
@@ -145,10 +160,13 @@ class Guard:
             self._began = now
             return
         self._sampled = now
-        self._tell_memory(ranks)
+        self._tell_memory(ranks, now - self._born)
 
-    def _tell_memory(self, ranks: Mapping[int, int]) -> None:
-        """Append a ``memory`` record: resident bytes of each rank with its workers, and of the GPUs where that is known."""
+    def _tell_memory(self, ranks: Mapping[int, int], elapsed: float) -> None:
+        """Append a ``memory`` record: resident bytes of each rank with its workers, and of the GPUs where that is known.
+
+        ``elapsed``, seconds since the attempt began, tells how long it took when nobody lives to say so.
+        """
         sizes = resident(ranks.values())
         if not sizes:
             return
@@ -156,7 +174,7 @@ class Guard:
         cards = [card.to_json() for card in gpu_memory(ranks.values())]
         writer = Writer(self._attempt.progress)
         try:
-            writer.write("memory", rss=sum(per_rank.values()), ranks=per_rank, gpus=cards)
+            writer.write("memory", elapsed=round(elapsed, 3), rss=sum(per_rank.values()), ranks=per_rank, gpus=cards)
         finally:
             writer.close()
 

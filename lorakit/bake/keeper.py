@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lorakit.archive.diagnose_log import Evidence, Reason, Status, Verdict, diagnose, log_tail
+from lorakit.archive.masked import mask_attempt
 from lorakit.archive.progress import Progress, progress_from_log, read_progress
 from lorakit.archive.records import results, started_record
 from lorakit.archive.reserve import Reserve
@@ -27,7 +28,6 @@ from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
 from lorakit.archive.seal import seal
 from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
-from lorakit.archive.trainer_log import log_parts
 from lorakit.atomic import dump_json, write_once
 from lorakit.bake.guard import Guard, Limits
 from lorakit.bake.held_caches import HeldCaches
@@ -35,9 +35,9 @@ from lorakit.bake.relay import Relay
 from lorakit.bake.wishes import Circumstances, Wishes
 from lorakit.errors import LorakitError, Stopped
 from lorakit.launch.accelerate import SHIM, free_port, launch_argv, port_is_free
+from lorakit.launch.masking import Masks
 from lorakit.launch.memory import free_memory
 from lorakit.launch.processes import ProcessId, hold_lock, this_host
-from lorakit.launch.secrets import scrub, secret_values
 from lorakit.launch.slurm import multi_node
 from lorakit.launch.supervisor import Launch, Outcome, StopLevel, supervise, training_env
 
@@ -215,13 +215,9 @@ def _end(
 
 
 def _hide_secrets(attempt: Attempt) -> None:
-    """Take out of what the trainer printed and told what nobody else may read, before records and seal are made of it."""
-    values = secret_values(os.environ)
-    for path in (*log_parts(attempt.log), attempt.progress):
-        try:
-            scrub(path, values)
-        except OSError:  # a full disk: the run still ends, and keeper.log tells
-            traceback.print_exc()
+    """Go once more through what the trainer printed and told, before records and seal are made of it."""
+    for error in mask_attempt(attempt, Masks.of(os.environ)):  # the run still ends, and keeper.log tells
+        traceback.print_exception(error)
 
 
 def _told_by_disk(run: Run, verdict: Verdict) -> Verdict:

@@ -1,22 +1,20 @@
 """Secrets and how they are told: by the name they go under, by how they look, by being the value of a secret variable (stdlib only).
 
 What a run folder keeps is archived, exported and shared. So a preset or command line with a secret is refused before anything is
-written, and what the trainer itself printed is gone through when it has ended, before the seal.
+written, and what the trainer itself prints is covered in its files as it comes (see masking).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import BinaryIO, Final
+from typing import Final
 
-from lorakit.atomic import temp_beside
 from lorakit.errors import UsageError
 
-__all__ = ["HIDDEN", "hide", "is_secret_name", "refuse_secrets", "scrub", "secret_values"]
+__all__ = ["HIDDEN", "LOOK", "SHORTEST", "hide", "is_secret_name", "refuse_secrets", "secret_values"]
 
 #: What stands in place of a secret.
 HIDDEN: Final = "<secret>"
@@ -28,16 +26,15 @@ _LAST_WORDS: Final = frozenset(
 )
 _BEFORE_KEY: Final = frozenset({"api", "access", "private", "secret", "auth", "license"})
 #: How the tokens of well-known services look, and a password inside a URL.
-_LOOK: Final = (
+LOOK: Final = (
     r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}"
     r"|\bglpat-[A-Za-z0-9_-]{20,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abprs]-[A-Za-z0-9-]{20,}|\bAIza[A-Za-z0-9_-]{35}"
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}|://[^/\s:@]+:[^/\s@]+@"
 )
-_SECRET: Final = re.compile(_LOOK)
+_SECRET: Final = re.compile(LOOK)
 _ASSIGNED: Final = re.compile(r"""^\s*["']?(?P<name>[\w.-]+)["']?\s*=\s*["']?(?P<value>[^"'#\s]+)""")
 #: Shorter values of secret variables ("yes", "none") are words of every log.
-_SHORTEST: Final = 8
-_CHUNK: Final = 1 << 20
+SHORTEST: Final = 8
 
 
 def is_secret_name(name: str) -> bool:
@@ -53,7 +50,7 @@ def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
     found = {
         value
         for name, value in environ.items()
-        if is_secret_name(name) and len(value) >= _SHORTEST and not os.path.exists(value)
+        if is_secret_name(name) and len(value) >= SHORTEST and not os.path.exists(value)
     }
     return tuple(sorted(found, key=lambda value: (-len(value), value)))
 
@@ -93,54 +90,3 @@ def hide(text: str, values: Iterable[str] = ()) -> str:
     for value in values:
         text = text.replace(value, HIDDEN)
     return _SECRET.sub(lambda found: f"://{HIDDEN}@" if found[0].startswith("://") else HIDDEN, text)
-
-
-def scrub(path: Path, values: Iterable[str] = ()) -> int:
-    """Replace every secret in a text file that nobody writes to any more; how many there were. In bounded memory.
-
-    A file without any is left as it is; otherwise a clean one takes its place. Raises OSError.
-    """
-    pattern = re.compile(
-        b"|".join([*(re.escape(value.encode("utf-8", "surrogateescape")) for value in values), _LOOK.encode()])
-    )
-    try:
-        with open(path, "rb") as file:
-            if not any(pattern.search(piece) for piece in _pieces(file)):
-                return 0
-            file.seek(0)
-            return _rewrite(path, pattern, _pieces(file))
-    except FileNotFoundError:
-        return 0
-
-
-def _rewrite(path: Path, pattern: re.Pattern[bytes], pieces: Iterable[bytes]) -> int:
-    temp = temp_beside(path)
-    count = 0
-    try:
-        with open(temp, "xb") as out:
-            for piece in pieces:
-                clean, found = pattern.subn(_hidden, piece)
-                count += found
-                out.write(clean)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temp, path)
-    finally:
-        temp.unlink(missing_ok=True)
-    return count
-
-
-def _hidden(found: re.Match[bytes]) -> bytes:
-    return f"://{HIDDEN}@".encode() if found[0].startswith(b"://") else HIDDEN.encode()
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, many at once, so that no secret is cut in two; a bar's line without an end is cut at its returns."""
-    held = b""
-    while data := file.read(_CHUNK):
-        held += data
-        cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
-        if cut or len(held) > 4 * _CHUNK:
-            yield held[: cut or len(held)]
-            held = held[cut or len(held) :]
-    yield held

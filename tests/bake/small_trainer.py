@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from lorakit import protocol
+from lorakit.archive.events import masked_crc
 
 
 def main() -> None:
@@ -33,6 +34,8 @@ def main() -> None:
         return
     if asked.fault == "environment":
         print(json.dumps(dict(os.environ)))
+    if asked.fault.startswith("half-secret"):
+        tell_half_a_secret(writer, hang=asked.fault.endswith("hang"))
     if asked.fault == "cuda-start":
         fail("cuda", rank)
     writer.write(
@@ -60,6 +63,21 @@ def main() -> None:
         state.mkdir(exist_ok=True)
         (state / "train_state.json").write_text(json.dumps({"current_step": done}))
     writer.write("end", reason=reason, steps=done, message="")
+
+
+def tell_half_a_secret(writer: protocol.Writer, *, hang: bool) -> None:
+    """Print a secret in two writes some time apart, told and in an event file too; with ``hang``, wait to be killed between the two."""
+    secret = os.environ["HF_TOKEN"]
+    events = Path("events")
+    events.mkdir(exist_ok=True)
+    with open(events / "events.out.tfevents.1", "ab", buffering=0) as file:
+        payload = b"*" + bytes([len(secret)]) + secret.encode()
+        head = struct.pack("<Q", len(payload))
+        file.write(head + struct.pack("<I", masked_crc(head)) + payload + struct.pack("<I", masked_crc(payload)))
+    writer.write("warn", message=f"the token is {secret}")
+    os.write(1, f"whole {secret}; half {secret[:16]}".encode())
+    time.sleep(600 if hang else 0.5)
+    os.write(1, f"{secret[16:]} and on\n".encode())
 
 
 def parse() -> argparse.Namespace:

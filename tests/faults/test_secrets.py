@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import zipfile
 from pathlib import Path
 
@@ -10,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorakit.archive.diagnose_log import Status
-from lorakit.archive.records import state
+from lorakit.archive.events import EventFollower
+from lorakit.archive.records import is_alive, state
+from lorakit.archive.repair import repair_run
 from lorakit.archive.seal import verify
-from lorakit.bake.bake import follow, start
+from lorakit.bake.bake import follow, request_stop, start
 from lorakit.errors import UsageError
-from lorakit.launch.secrets import HIDDEN, hide, is_secret_name, refuse_secrets, scrub, secret_values
+from lorakit.launch.masking import Masks, mask_file
+from lorakit.launch.secrets import HIDDEN, hide, is_secret_name, refuse_secrets, secret_values
 from lorakit.trainers.catalogue import Catalogue
-from tests.bake.runs import make_run
+from tests.bake.runs import keeper_of, make_run, rank_of, reaped, wait_for, wait_sealed
 
 #: By the look of them, or by the name of the variable alone.
 SECRETS = {
@@ -94,11 +98,63 @@ def test_row_30_nothing_is_left_and_nothing_else_is_lost(text: str) -> None:
 def test_row_30_a_file_is_cleaned_in_bounded_pieces(tmp_path: Path) -> None:
     path = tmp_path / "log"
     line = f"step: token {SECRETS['HF_TOKEN']} end\r".encode()
-    path.write_bytes(line * 60_000)
-    assert scrub(path) == 60_000
-    assert path.read_bytes() == line.replace(SECRETS["HF_TOKEN"].encode(), HIDDEN.encode()) * 60_000
-    inode = path.stat().st_ino
-    assert scrub(path) == 0
-    assert path.stat().st_ino == inode, "a clean file is left as it is"
-    assert scrub(tmp_path / "none") == 0
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log"]
+    path.write_bytes(line * 30_000)
+    assert mask_file(path, Masks())
+    hidden = HIDDEN.ljust(len(SECRETS["HF_TOKEN"]), "*").encode()
+    assert path.read_bytes() == line.replace(SECRETS["HF_TOKEN"].encode(), hidden) * 30_000
+    changed = path.stat().st_mtime_ns
+    assert not mask_file(path, Masks())
+    assert path.stat().st_mtime_ns == changed, "a clean file is left as it is"
+    assert not mask_file(tmp_path / "none", Masks())
+
+
+@pytest.mark.usefixtures("quick")
+def test_row_30_a_printed_secret_is_covered_while_the_trainer_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in two writes; whole lines and offsets stay as they were, and the event file stays readable."""
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+    run = make_run(tmp_path, "--steps", "400", "--fault", "half-secret")
+    with reaped(run):
+        start(run)
+        attempt = run.attempt(1)
+        events = attempt.events / "events.out.tfevents.1"
+        hidden = HIDDEN.ljust(len(SECRETS["HF_TOKEN"]), "*")
+        wait_for(lambda: f"whole {hidden}; half {hidden} and on\n".encode() in attempt.log.read_bytes())
+        wait_for(lambda: events.exists() and b"<secret>*" in events.read_bytes())
+        wait_for(lambda: b"<secret>*" in attempt.progress.read_bytes())
+        assert state(run).status is Status.RUNNING
+        for path in (attempt.log, attempt.progress, events):
+            assert b"hf_" not in path.read_bytes(), path.name
+        follower = EventFollower(events)
+        assert (follower.poll(), follower.damaged, follower.broken) == ([], 0, False), "its checksum is right"
+        request_stop(run, 3)
+        wait_sealed(run)
+    assert verify(run) == ()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("victim", ["keeper", "trainer"])
+def test_row_30_killed_in_the_middle_of_a_secret(victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first half of it is all there is. What the keeper has not covered, repair covers before the seal."""
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+    run = make_run(tmp_path, "--steps", "400", "--fault", "half-secret-hang")
+    with reaped(run):
+        start(run)
+        attempt = run.attempt(1)
+        wait_for(lambda: b"; half " in attempt.log.read_bytes())
+        who = keeper_of(run) if victim == "keeper" else rank_of(run)
+        who.kill(signal.SIGKILL)
+        wait_for(lambda: not is_alive(attempt))
+        if victim == "keeper":  # as if it had been killed before it came to look
+            with open(attempt.log, "ab") as log:
+                log.write(f" once more {SECRETS['HF_TOKEN']}, a half {SECRETS['HF_TOKEN'][:20]}".encode())
+            with open(attempt.events / "events.out.tfevents.1", "ab") as file:
+                file.write(b"torn " + SECRETS["HF_TOKEN"].encode())
+            assert [action.kind for action in repair_run(run)][:2] == ["ended", "sealed"]
+    wait_sealed(run)
+    halves = [SECRETS["HF_TOKEN"][:16].encode(), SECRETS["HF_TOKEN"].encode()]
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert [path.name for path in files if any(half in path.read_bytes() for half in halves)] == []
+    assert verify(run) == ()
