@@ -20,7 +20,7 @@ from lorakit.dataset.records import ImageRecord, ScannedData, ScannedDataset
 from lorakit.dataset.selection import balance_regularisation, split_for_validation
 from lorakit.errors import DatasetError, Problem
 
-__all__ = ["ImageRecord", "ScannedData", "ScannedDataset", "scan"]
+__all__ = ["ImageRecord", "ScannedData", "ScannedDataset", "scan", "survey"]
 
 #: Called with (files looked at, files to look at).
 Progress = Callable[[int, int], None]
@@ -36,26 +36,24 @@ def scan(blueprint: Blueprint, *, skip_unreadable: bool = False, progress: Progr
     unreadable images are passed over by name instead.
     """
     scanner = _Scanner(skip_unreadable=skip_unreadable)
-    listings = [[scanner.list_subset(subset) for subset in spec.subsets] for spec in blueprint.datasets]
-    total = sum(len(listing) for per_dataset in listings for listing in per_dataset)
-    scanner.report_to(progress, total)
-    datasets = [
-        scanner.read_dataset(spec, per_dataset) for spec, per_dataset in zip(blueprint.datasets, listings, strict=True)
-    ]
+    data = scanner.look(blueprint, progress)
     scanner.raise_problems()
-    if not any(dataset.train for dataset in datasets):
+    if not any(dataset.train for dataset in data.datasets):
         raise DatasetError(
             "there is no image to train on",
             why=_what_was_skipped(scanner.skipped) or "the folders hold no .png, .jpg, .jpeg, .webp or .bmp file",
             todo="put images with captions beside them into the N_name folders",
         )
-    return ScannedData(
-        tuple(datasets),
-        skipped=(*blueprint.skipped, *scanner.skipped),
-        warnings=tuple(scanner.warnings),
-        unreadable=tuple(scanner.unreadable),
-        stray_caches=scanner.stray_caches,
-    )
+    return data
+
+
+def survey(blueprint: Blueprint, *, progress: Progress | None = None) -> tuple[ScannedData, tuple[Problem, ...]]:
+    """What can be read of ``blueprint``, and everything that :func:`scan` would raise; ``code`` "unreadable" marks images.
+
+    Raises DatasetError only for a folder or metadata file that cannot be read at all.
+    """
+    scanner = _Scanner(skip_unreadable=False)
+    return scanner.look(blueprint, progress), tuple(scanner.problems)
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,21 @@ class _Scanner:
         self._progress: Progress | None = None
         self._done = self._total = 0
 
-    def report_to(self, progress: Progress | None, total: int) -> None:
-        """Where to tell how far the reading is."""
-        self._progress, self._total = progress, total
+    def look(self, blueprint: Blueprint, progress: Progress | None) -> ScannedData:
+        """Everything that is found; what would stop the trainer is kept in ``problems``."""
+        listings = [[self.list_subset(subset) for subset in spec.subsets] for spec in blueprint.datasets]
+        self._progress = progress
+        self._total = sum(len(listing) for per_dataset in listings for listing in per_dataset)
+        datasets = [
+            self.read_dataset(spec, per_dataset) for spec, per_dataset in zip(blueprint.datasets, listings, strict=True)
+        ]
+        return ScannedData(
+            tuple(datasets),
+            skipped=(*blueprint.skipped, *self.skipped),
+            warnings=tuple(self.warnings),
+            unreadable=tuple(self.unreadable),
+            stray_caches=self.stray_caches,
+        )
 
     def raise_problems(self) -> None:
         """Raise one DatasetError for everything that would stop the trainer."""
