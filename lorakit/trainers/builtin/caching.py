@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -24,17 +24,17 @@ Pause = Callable[[], None]
 
 
 def cache_latents(
-    store: LatentStore,
+    stores: Mapping[int, LatentStore],
     data: ScannedData,
     base: BaseModel,
     accelerator: Accelerator,
     *,
     monitor: Monitor,
-    seed: int,
     chunk: int,
     pause: Pause,
 ) -> None:
-    """Encode every image that ``store`` lacks; to disk the processes share the work, in memory each does all."""
+    """Encode every image that the stores, by seed, lack; to disk the processes share the work, in memory each does all."""
+    store = next(iter(stores.values()))
     jobs = list(cache_jobs(data))
     if store.to_disk:
         store.refuse_conflicts(jobs)
@@ -47,7 +47,7 @@ def cache_latents(
         pause()
 
     with torch.no_grad():
-        latents.fill(store, todo, base.vae, seed, chunk=chunk, advance=advance)
+        latents.fill(stores, todo, base.vae, chunk=chunk, advance=advance)
     accelerator.wait_for_everyone()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.data import Loaded
 from lorakit.trainers.builtin.latents import SCALE, encode_pixels
-from lorakit.trainers.builtin.objective import Objective
+from lorakit.trainers.builtin.objective import Draw, Objective
 from lorakit.trainers.builtin.recompute import Recomputation
 from lorakit.trainers.builtin.rng import derive, torch_generator
 from lorakit.trainers.builtin.text import TextCondition, encode
@@ -45,31 +45,36 @@ class Forward:
         All draws depend on the seed and the batch's place alone. With ``timestep`` (validation) every example is
         noised to that one, with the same noise each time.
         """
-        batch = loaded.batch
-        stream = (
-            ("validation", batch.position, timestep or 0)
-            if batch.validation
-            else ("train", batch.epoch, batch.position)
-        )
-        latents = self.latents(loaded)
-        count = len(latents)
-        fixed = None if timestep is None else torch.full((count,), timestep, dtype=torch.long)
-        draw = self.objective.draw(latents, torch_generator(self.seed, "noise", *stream), fixed)
+        draw = self.draw(loaded, timestep)
         # Dropout draws from torch's own generators: put them on this batch's stream, too.
-        torch.manual_seed(derive(self.seed, "dropout", *stream))
+        torch.manual_seed(derive(self.seed, "dropout", *_stream(loaded, timestep)))
         if self.recomputation is not None:
-            self.recomputation.begin(latents.shape)
+            self.recomputation.begin(draw.noisy.shape)
         with self.accelerator.autocast():
-            text = self.text(loaded)
-            conditions = {"text_embeds": text.pooled, "time_ids": loaded.sizes.to(latents.device)}
-            prediction = self.base.unet(
-                draw.noisy.to(self.dtype),
-                draw.timesteps,
-                encoder_hidden_states=text.hidden,
-                added_cond_kwargs=conditions,
-                return_dict=False,
-            )[0]
-        return self.objective.per_sample(prediction, draw, loaded.weights.to(latents.device)).mean()
+            prediction = self.predict(draw.noisy, draw.timesteps, self.text(loaded), loaded.sizes)
+        return self.judge(prediction, draw, loaded)
+
+    def draw(self, loaded: Loaded, timestep: int | None = None) -> Draw:
+        """The batch's latents, noised."""
+        latents = self.latents(loaded)
+        fixed = None if timestep is None else torch.full((len(latents),), timestep, dtype=torch.long)
+        return self.objective.draw(latents, torch_generator(self.seed, "noise", *_stream(loaded, timestep)), fixed)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: TextCondition, sizes: Tensor) -> Tensor:
+        """What the U-Net predicts for noisy latents (B, 4, h, w) at timesteps (B,), with ``sizes`` (B, 6)."""
+        conditions = {"text_embeds": text.pooled, "time_ids": sizes.to(noisy.device)}
+        prediction: Tensor = self.base.unet(
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=text.hidden,
+            added_cond_kwargs=conditions,
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def judge(self, prediction: Tensor, draw: Draw, loaded: Loaded) -> Tensor:
+        """The mean loss of a prediction for ``draw`` (a scalar, float32)."""
+        return self.objective.per_sample(prediction, draw, loaded.weights.to(draw.noisy.device)).mean()
 
     def latents(self, loaded: Loaded) -> Tensor:
         """Scaled latents (B, 4, h/8, w/8) on the device; encoded here when they are not cached."""
@@ -94,3 +99,9 @@ class Forward:
         with grad:
             text = encode(self.base, self.tokenizers, loaded.captions, self.max_token_length)
         return TextCondition(text.hidden.to(dtype), text.pooled.to(dtype))
+
+
+def _stream(loaded: Loaded, timestep: int | None) -> tuple[str | int, ...]:
+    """The random stream of a batch: its place in the training, or in the validation."""
+    batch = loaded.batch
+    return ("validation", batch.position, timestep or 0) if batch.validation else ("train", batch.epoch, batch.position)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +146,23 @@ def encode_pixels(vae: Any, pixels: Tensor, generators: Sequence[torch.Generator
     overflows, as SDXL's does in fp16.
     """
     parts: list[Tensor] = []
+    for start in range(0, len(pixels), chunk):
+        mean, std = _posterior(vae, pixels[start : start + chunk])
+        parts.append(_sample(mean, std, generators[start : start + chunk]))
+    return torch.cat(parts)
+
+
+def _posterior(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, 4, h/8, w/8) of what the VAE takes images for, float32."""
     parameter = next(vae.parameters())
     with torch.no_grad():
-        for start in range(0, len(pixels), chunk):
-            part = pixels[start : start + chunk].to(parameter.device, parameter.dtype)
-            posterior = vae.encode(part).latent_dist
-            shape = posterior.mean.shape[1:]
-            noise = torch.stack([torch.randn(shape, generator=g) for g in generators[start : start + chunk]])
-            parts.append(posterior.mean.float() + posterior.std.float() * noise.to(parameter.device))
-    latents = torch.cat(parts)
+        posterior = vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+
+def _sample(mean: Tensor, std: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    noise = torch.stack([torch.randn(mean.shape[1:], generator=generator) for generator in generators])
+    latents = mean + std * noise.to(mean.device)
     if not torch.isfinite(latents).all():
         raise RunFailed(
             "the VAE gave NaN or infinite latents",
@@ -165,14 +173,20 @@ def encode_pixels(vae: Any, pixels: Tensor, generators: Sequence[torch.Generator
 
 
 def fill(
-    store: LatentStore, jobs: Sequence[CacheJob], vae: Any, seed: int, *, chunk: int, advance: Callable[[int], None]
+    stores: Mapping[int, LatentStore],
+    jobs: Sequence[CacheJob],
+    vae: Any,
+    *,
+    chunk: int,
+    advance: Callable[[int], None],
 ) -> None:
-    """Encode and keep ``jobs``, images of one size together; ``advance`` is told how many are done after each chunk.
+    """Encode ``jobs`` and keep them in the store of each seed, images of one size together.
+
+    ``advance`` is told how many are done after each chunk.
 
     The sample of an image depends on the seed and the image's file name, not on order or process; on disk, where trainings of
-    other seeds read it too, on the name alone.
+    other seeds read it too, on the name alone. However many seeds there are, an image is read and encoded once.
     """
-    seed = 0 if store.to_disk else seed
     by_size: dict[tuple[int, int], list[CacheJob]] = {}
     for job in jobs:
         by_size.setdefault(job.record.bucket, []).append(job)
@@ -180,18 +194,28 @@ def fill(
     for members in by_size.values():
         for start in range(0, len(members), chunk):
             part = members[start : start + chunk]
-            plain = _encode_jobs(vae, part, seed, flipped=False)
-            mirrored = _encode_jobs(vae, part, seed, flipped=True) if any(job.flip for job in part) else None
-            for index, job in enumerate(part):
-                store.put(job, plain[index], mirrored[index] if mirrored is not None and job.flip else None)
+            plain = _encode_jobs(vae, part, stores, flipped=False)
+            mirrored = _encode_jobs(vae, part, stores, flipped=True) if any(job.flip for job in part) else None
+            for seed, store in stores.items():
+                for index, job in enumerate(part):
+                    flipped = mirrored[seed][index] if mirrored is not None and job.flip else None
+                    store.put(job, plain[seed][index], flipped)
             done += len(part)
             advance(done)
 
 
-def _encode_jobs(vae: Any, jobs: Sequence[CacheJob], seed: int, *, flipped: bool) -> Tensor:
+def _encode_jobs(
+    vae: Any, jobs: Sequence[CacheJob], stores: Mapping[int, LatentStore], *, flipped: bool
+) -> dict[int, Tensor]:
+    """The latents of images of one size, by seed."""
     pixels = torch.stack([read_pixels(job.record, job.settings, flipped=flipped) for job in jobs])
-    generators = [torch_generator(seed, "latent", job.record.path.name, int(flipped)) for job in jobs]
-    return encode_pixels(vae, pixels, generators, chunk=len(jobs)).cpu()
+    mean, std = _posterior(vae, pixels)
+    found: dict[int, Tensor] = {}
+    for seed, store in stores.items():
+        drawn = 0 if store.to_disk else seed
+        generators = [torch_generator(drawn, "latent", job.record.path.name, int(flipped)) for job in jobs]
+        found[seed] = _sample(mean, std, generators).cpu()
+    return found
 
 
 def latent_path(record: ImageRecord) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -30,6 +31,7 @@ from lorakit.trainers.builtin.parallel import average_gradients, mean_over_proce
 from lorakit.trainers.builtin.scaling import LossScale
 from lorakit.trainers.builtin.state import Position
 from lorakit.trainers.builtin.validation import fixed_timesteps, validation_loss
+from lorakit.trainers.sd_scripts.probe_spikes import Spikes
 
 __all__ = ["Loop", "NotFiniteError", "Samples", "Training"]
 
@@ -70,6 +72,7 @@ class Training:
     validation_loader: BatchLoader | None = None
     validation: Sequence[Batch] = ()
     average: LossAverage = field(default_factory=LossAverage)
+    spikes: Spikes = field(default_factory=Spikes.from_env)
 
 
 class Loop:
@@ -85,11 +88,26 @@ class Loop:
         self.trained = [p for parameters in self.by_part.values() for p in parameters if p.requires_grad]
         self._pending: list[float] = []
         self._began = time.monotonic()
+        #: Why it ended early of its own accord, where a preset asks for that; "" otherwise.
+        self.spike = ""
 
     def run(self) -> bool:
-        """Train; True at the planned end, False when asked to stop.
+        """Train; True at the planned end, False when asked to stop or when ``spike`` says why to.
 
         Raises NotFiniteError when the loss or a gradient is not finite; the weights are then those of the step before.
+        """
+        course = self.course()
+        try:
+            loaded = next(course)
+            while True:
+                loaded = course.send(self.learn(loaded))
+        except StopIteration as end:
+            return bool(end.value)
+
+    def course(self) -> Generator[Loaded, float, bool]:
+        """The training as a dialogue: it gives a batch, and wants its loss once the gradients are there.
+
+        So whoever leads it decides when and how a batch is learnt from; see :meth:`learn` and pack. Returns what :meth:`run` does.
         """
         t = self.t
         t.network.train()
@@ -99,7 +117,8 @@ class Loop:
             t.monitor.say(f"epoch {self.epoch}/{t.counts.epochs}")
             self._began = time.monotonic()
             for loaded in self._epoch():
-                self._learn(loaded)
+                self._pending.append((yield loaded))
+                self.batches_done += 1
                 if not self._is_update():
                     continue
                 stop = self._update()
@@ -119,14 +138,16 @@ class Loop:
         )
         yield from t.loader.load(batches)
 
-    def _learn(self, loaded: Loaded) -> None:
-        """Add one batch's gradients; the last, shorter accumulation of an epoch is divided like the others."""
-        t = self.t
-        loss = t.forward.loss(loaded)
-        self._pending.append(loss.item())
-        self.batches_done += 1
+    def learn(self, loaded: Loaded) -> float:
+        """Add one batch's gradients and return its loss."""
+        loss = self.t.forward.loss(loaded)
         if loss.requires_grad:  # module dropout may have left every LoRA out
-            (t.scale.up(loss) / t.counts.gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
+            self.share(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def share(self, loss: Tensor) -> Tensor:
+        """What a batch's loss counts for in its step; the last, shorter accumulation of an epoch is divided like the others."""
+        return self.t.scale.up(loss) / self.t.counts.gradient_accumulation_steps
 
     def _is_update(self) -> bool:
         counts = self.t.counts
@@ -134,7 +155,7 @@ class Loop:
         return last or self.batches_done % counts.gradient_accumulation_steps == 0
 
     def _update(self) -> bool:
-        """Apply the gradients and report the step; returns whether a stop is asked for (all processes agree)."""
+        """Apply the gradients and report the step; returns whether to end here (all processes agree)."""
         t = self.t
         *losses, stop = mean_over_processes(t.accelerator, [*self._pending, float(t.stop_asked())])
         self._pending.clear()
@@ -151,7 +172,8 @@ class Loop:
                 t.scheduler.step()
         t.optimizer.zero_grad(set_to_none=True)
         self._report(losses, rates, norms, self._limit_norms())
-        return stop > 0
+        self.spike = t.spikes.add(self.step, sum(losses) / len(losses), norms)
+        return stop > 0 or bool(self.spike)
 
     def _gradient_norms(self) -> dict[str, float]:
         """The l2 norm of each trained part's gradients, before clipping."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import hashlib
 import json
 import mimetypes
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +58,7 @@ _SPEC_OPTIONAL = (
 )  # fmt: skip
 
 _SHA_WINDOW = (0x100000, 0x110000)  # the part of a file that its legacy hash covers
+_HASHING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,20 @@ def model_hashes(path: Path) -> tuple[str, str]:
     if path.is_dir():
         return "IsADirectory", "IsADirectory"
     try:
-        with open(path, "rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(_SHA_WINDOW[0])
-            window = file.read(_SHA_WINDOW[1] - _SHA_WINDOW[0])
+        status = path.stat()
+        with _HASHING:  # whoever asks meanwhile waits for the answer
+            return _file_hashes(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read", why=str(error)) from error
+
+
+@functools.cache
+def _file_hashes(path: Path, _size: int, _changed: int) -> tuple[str, str]:
+    """Once for all trainings of a process; a file of another size or time is another file."""
+    with open(path, "rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(_SHA_WINDOW[0])
+        window = file.read(_SHA_WINDOW[1] - _SHA_WINDOW[0])
     return hashlib.sha256(window).hexdigest()[:8], whole
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from lorakit import protocol
 from lorakit.trainers.builtin.options import TrackingOptions
@@ -45,9 +45,13 @@ class StepReport:
 class Monitor:
     """Prints, writes protocol records and curves. A silent one (other processes) does nothing."""
 
-    def __init__(self, *, talks: bool = True) -> None:
+    def __init__(
+        self, *, talks: bool = True, progress: protocol.Writer | None = None, output: TextIO | None = None
+    ) -> None:
+        """Lines go to ``output``, records to ``progress``; to standard output and where the environment says if not given."""
         self.talks = talks
-        self._protocol = protocol.Writer.from_env() if talks else protocol.Writer(None)
+        self._output = output
+        self._protocol = progress or (protocol.Writer.from_env() if talks else protocol.Writer(None))
         self._curves: SummaryWriter | None = None
         self._printed = 0.0
         self._total = 0
@@ -66,7 +70,7 @@ class Monitor:
     def say(self, text: str) -> None:
         """Print a line at once, whatever buffering the output has."""
         if self.talks:
-            print(text, flush=True)
+            print(text, flush=True, file=self._output)
 
     def record(self, type: str, **values: Any) -> None:
         """Append a protocol record."""

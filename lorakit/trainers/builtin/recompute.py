@@ -35,6 +35,10 @@ class Recomputation:
         self._seen: set[int] = set()
         self._kept = 0
 
+    def leave_out(self, weights: Iterable[Tensor]) -> None:
+        """Nothing that lies in these counts either."""
+        self._weights |= {weight.untyped_storage().data_ptr() for weight in weights}
+
     def begin(self, shape: object) -> None:
         """A forward pass begins; passes with an equal (hashable) ``shape`` call the same blocks on the same sizes."""
         self._decided = self._decisions.setdefault(shape, [])

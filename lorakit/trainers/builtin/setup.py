@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -46,7 +46,7 @@ from lorakit.trainers.builtin.stopping import Stopper
 from lorakit.trainers.builtin.text_cache import TextStore
 from lorakit.trainers.builtin.tokenizers import Tokenizers, load_tokenizers
 
-__all__ = ["make_accelerator", "make_network", "prepare"]
+__all__ = ["Builder", "make_accelerator", "make_network", "prepare"]
 
 _DTYPES: Final = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -56,27 +56,14 @@ def prepare(options: TrainOptions, data: ScannedData, monitor: Monitor, stopper:
 
     Raises TrainerError, ModelFileError, DatasetError or DiskError for what cannot work, Stopped when asked to stop.
     """
-    _require_folder(Path(options.save.output_dir))
-    resume = None if options.length.resume is None else Path(options.length.resume)
-    position = None if resume is None else state.read_position(resume)
     accelerator = make_accelerator(options.precision)
     monitor.say(f"accelerator device: {accelerator.device}")
-    counts = schedule.steps(
-        data.batches_per_epoch,
-        max_train_epochs=options.length.max_train_epochs,
-        max_train_steps=options.length.max_train_steps,
-        gradient_accumulation_steps=options.length.gradient_accumulation_steps,
-        processes=accelerator.num_processes,
-    )
-    if position is not None:
-        check_position(position, counts, options, monitor)
-    seed = agree_on_seed(options.length.seed, position, accelerator)
-    builder = _Builder(options, data, monitor, stopper, accelerator, counts, seed)
-    return builder.build(resume, position)
+    builder, position = Builder.of(options, data, monitor, stopper, accelerator)
+    return builder.build(position)
 
 
 @dataclass
-class _Builder:
+class Builder:
     """Builds the parts of one training in order; each method makes one of them."""
 
     options: TrainOptions
@@ -88,21 +75,63 @@ class _Builder:
     seed: int
     _tokenizers: Tokenizers | None = None
 
+    @classmethod
+    def of(
+        cls,
+        options: TrainOptions,
+        data: ScannedData,
+        monitor: Monitor,
+        stopper: Stopper,
+        accelerator: Accelerator,
+        **more: Any,
+    ) -> tuple[Self, Position | None]:
+        """The builder of a training, and the position it starts from. Raises TrainerError or DiskError for what cannot work."""
+        _require_folder(Path(options.save.output_dir))
+        position = None if options.length.resume is None else state.read_position(Path(options.length.resume))
+        counts = schedule.steps(
+            data.batches_per_epoch,
+            max_train_epochs=options.length.max_train_epochs,
+            max_train_steps=options.length.max_train_steps,
+            gradient_accumulation_steps=options.length.gradient_accumulation_steps,
+            processes=accelerator.num_processes,
+        )
+        if position is not None:
+            check_position(position, counts, options, monitor)
+        seed = agree_on_seed(options.length.seed, position, accelerator)
+        return cls(options, data, monitor, stopper, accelerator, counts, seed, **more), position
+
     @property
     def arguments(self) -> Namespace:
         """The parsed arguments with the seed that is used."""
         return Namespace(**{**vars(self.options.arguments), "seed": self.seed})
 
-    def build(self, resume: Path | None, position: Position | None) -> Loop:
+    @property
+    def workers(self) -> int:
+        """Processes that load batches."""
+        return min(self.options.data.max_data_loader_n_workers, _processors())
+
+    def build(self, position: Position | None) -> Loop:
         """The whole training, at its position."""
-        options, accelerator = self.options, self.accelerator
         base = self.load_base()
         latents, text = self.fill_caches(base)
+        loop = self.assemble(base, latents, text, position)
+        self.release(base, keep_all=loop.t.samples is not None, latents=latents, text=text)
+        return loop
+
+    def assemble(
+        self,
+        base: BaseModel,
+        latents: LatentStore | None,
+        text: TextStore | None,
+        position: Position | None,
+    ) -> Loop:
+        """What belongs to this training alone, around a base model and caches that may be others' too."""
+        options, accelerator = self.options, self.accelerator
         network = self.network(base)
         optimizer = build_optimizer(plan_groups(_weights(network), options.optim, options.network), options.optim)
         scheduler = build_scheduler(optimizer, options.schedule, options.optim, self.counts)
-        if resume is not None:
-            state.load(resume, network, optimizer, scheduler)
+        if options.length.resume is not None:
+            state.load(Path(options.length.resume), network, optimizer, scheduler)
         same_weights(accelerator, list(network.parameters()))
         sources = Sources(self.data, self.seed, self.counts.total_steps, options.data.prior_loss_weight, latents, text)
         keeper = Keeper(
@@ -129,7 +158,7 @@ class _Builder:
             scheduler=scheduler,
             loader=BatchLoader(
                 Examples(sources),
-                workers=min(options.data.max_data_loader_n_workers, _processors()),
+                workers=self.workers,
                 persistent=options.data.persistent_data_loader_workers,
             ),
             keeper=keeper,
@@ -140,7 +169,6 @@ class _Builder:
             validation_loader=BatchLoader(Examples(sources), workers=0, persistent=False) if validation else None,
             validation=validation,
         )
-        self.release(base, keep_all=samples is not None, latents=latents, text=text)
         for line in facts.console_block(self.data, self.counts, options):
             self.monitor.say(line)
         self.monitor.start(
@@ -175,28 +203,45 @@ class _Builder:
 
     def fill_caches(self, base: BaseModel) -> tuple[LatentStore | None, TextStore | None]:
         """The caches that the options ask for, filled."""
-        cache, model = self.options.cache, self.options.model
-        source = file_identity(base.path)
-        latents: LatentStore | None = None
-        text: TextStore | None = None
-        if cache.cache_latents:
-            vae = source if base.vae_path is None else file_identity(base.vae_path)
-            latents = LatentStore(to_disk=cache.cache_latents_to_disk, vae_identity=f"{vae} {base.vae.dtype}")
-            caching.cache_latents(
-                latents, self.data, base, self.accelerator, monitor=self.monitor,
-                seed=self.seed, chunk=cache.vae_batch_size, pause=self.pause,
-            )  # fmt: skip
-        if cache.cache_text_encoder_outputs:
-            text = TextStore(
-                to_disk=cache.cache_text_encoder_outputs_to_disk,
-                first_width=base.te1.config.hidden_size,
-                identity=f"{source} {base.te1.dtype} {model.max_token_length}",
-            )
-            caching.cache_text(
-                text, self.data, base, self.tokenizers(), self.accelerator, monitor=self.monitor,
-                max_token_length=model.max_token_length, pause=self.pause,
-            )  # fmt: skip
+        latents, text = self.latent_store(base), self.text_store(base)
+        if latents is not None:
+            self.fill_latents(base, {self.seed: latents})
+        if text is not None:
+            self.fill_text(base, text)
         return latents, text
+
+    def latent_store(self, base: BaseModel) -> LatentStore | None:
+        """An empty cache of latents, if one is asked for."""
+        cache = self.options.cache
+        if not cache.cache_latents:
+            return None
+        vae = file_identity(base.path if base.vae_path is None else base.vae_path)
+        return LatentStore(to_disk=cache.cache_latents_to_disk, vae_identity=f"{vae} {base.vae.dtype}")
+
+    def fill_latents(self, base: BaseModel, stores: Mapping[int, LatentStore]) -> None:
+        """Put the latents of this training's images into the store of each seed."""
+        caching.cache_latents(
+            stores, self.data, base, self.accelerator, monitor=self.monitor,
+            chunk=self.options.cache.vae_batch_size, pause=self.pause,
+        )  # fmt: skip
+
+    def text_store(self, base: BaseModel) -> TextStore | None:
+        """An empty cache of what the text encoders say, if one is asked for."""
+        cache, length = self.options.cache, self.options.model.max_token_length
+        if not cache.cache_text_encoder_outputs:
+            return None
+        return TextStore(
+            to_disk=cache.cache_text_encoder_outputs_to_disk,
+            first_width=base.te1.config.hidden_size,
+            identity=f"{file_identity(base.path)} {base.te1.dtype} {length}",
+        )
+
+    def fill_text(self, base: BaseModel, store: TextStore) -> None:
+        """Put this training's captions into a store."""
+        caching.cache_text(
+            store, self.data, base, self.tokenizers(), self.accelerator, monitor=self.monitor,
+            max_token_length=self.options.model.max_token_length, pause=self.pause,
+        )  # fmt: skip
 
     def network(self, base: BaseModel) -> LoraNetwork:
         """The LoRA, attached, with its start weights; parts at rate 0 are frozen."""

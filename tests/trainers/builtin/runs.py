@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from lorakit import protocol
 from lorakit.trainers.builtin.__main__ import main
+from lorakit.trainers.builtin.pack import main as pack_main
 
 #: At 64 px they fall into the buckets 64×64 (three images), 96×32 and 32×96.
 SIZES = ((64, 64), (128, 48), (40, 120), (128, 128), (80, 60))
@@ -118,3 +120,27 @@ def train(
             for state in (AcceleratorState, GradientState, PartialState):
                 state._reset_state()
     return Run(code, output, tuple(protocol.read(progress)))
+
+
+def train_packed(
+    base: Path, data: Path, folder: Path, changes: Sequence[Mapping[str, Any]], *, rows: int = 64
+) -> list[Run]:
+    """Call the program of packs in this process: a trial for each of ``changes``, in folders 0, 1, …"""
+    members = []
+    for number, change in enumerate(changes):
+        output = folder / str(number)
+        output.mkdir(parents=True, exist_ok=True)
+        members.append({"attempt": str(output), "arguments": arguments(base, data, output, change)})
+    pack = folder / "pack.json"
+    pack.write_text(json.dumps({"members": members, "rows": rows}), encoding="utf-8")
+    with _environment({protocol.PROGRESS_ENV: str(folder / "pack.jsonl")}):
+        try:
+            assert pack_main([str(pack)]) == 0
+        finally:
+            for state in (AcceleratorState, GradientState, PartialState):
+                state._reset_state()
+    left = {record["member"]: record["code"] for record in protocol.read(folder / "pack.jsonl")}
+    return [
+        Run(left[number], folder / str(number), tuple(protocol.read(folder / str(number) / "progress.jsonl")))
+        for number in range(len(changes))
+    ]
