@@ -58,7 +58,7 @@ RESULTS: Final[Mapping[str, Result]] = MappingProxyType(
         "created": Result(Kind.TIME, "when it was asked for"),
         "started": Result(Kind.TIME, "when it started"),
         "ended": Result(Kind.TIME, "when it ended"),
-        "seconds": Result(Kind.DURATION, "how long it took"),
+        "seconds": Result(Kind.DURATION, "how long its attempts took together"),
         "attempt": Result(Kind.NUMBER, "how often it was started"),
         "steps": Result(Kind.NUMBER, "optimizer steps done"),
         "total_steps": Result(Kind.NUMBER, "optimizer steps planned"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lorakit.archive.diagnose_log import Reason, Status
-from lorakit.archive.progress import Progress, read_progress
+from lorakit.archive.progress import Progress, read_attempts, read_progress
 from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
 from lorakit.errors import ArchiveError
 from lorakit.launch.processes import ProcessId, boot_id, boot_seconds, is_locked, this_host
@@ -25,8 +25,9 @@ class RunState:
     """Everything a list of runs shows about one, computed from its facts at one moment.
 
     ``status`` is prepared, queued (for a batch job), running, ok, failed, stopped, interrupted, unknown (another machine's) or damaged; ``reason`` a
-    stable word for why; ``message`` one line for the reader, ``evidence`` one line of what shows it. Losses as in Progress. Times in unix seconds, ``seconds``
-    is wall time, memory in bytes. ``problems`` names records that cannot be read; ``read_only`` says that a newer lorakit
+    stable word for why; ``message`` one line for the reader, ``evidence`` one line of what shows it. Losses as in Progress, over all
+    attempts. Times in unix seconds, those of the last attempt; ``seconds`` is how long all attempts went on, without the time
+    between them, memory in bytes. ``problems`` names records that cannot be read; ``read_only`` says that a newer lorakit
     wrote some of them, so that this one shows the run and never writes to it.
     """
 
@@ -158,7 +159,7 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
         status=status,
         reason=reason,
         ended=_number(ended.get("time")),
-        seconds=_number(ended.get("seconds")),
+        seconds=_together(common, _number(ended.get("seconds"))),
         checkpoints=len(checkpoints) if isinstance(checkpoints, list) else 0,
         log_tail=tuple(str(line) for line in tail) if isinstance(tail, list) else (),
     )
@@ -166,18 +167,33 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
 
 def _unended(common: dict[str, Any], attempt: Attempt, started: Mapping[str, Any] | None, *, broken: bool) -> RunState:
     """No readable ended.json: the run goes on, or was cut short."""
-    progress = read_progress(attempt.progress)
+    progress = read_attempts(common["run"], common["attempt"])
     values: dict[str, Any] = results(progress)
     values["phase"] = progress.phase
     values["checkpoints"] = sum(saved.kind != "state" for saved in progress.saved)
     status, reason, message = _life(common, attempt, started, broken=broken)
     evidence = _evidence_of(reason, started)
     if common["started"] is not None and status is Status.RUNNING:
-        values["seconds"] = _running_for(started or {}, common["started"])
+        values["seconds"] = _together(common, _running_for(started or {}, common["started"]))
+    elif started is not None:
+        values["seconds"] = _together(common, read_progress(attempt.progress).seconds)
     if status is Status.INTERRUPTED and values["steps"]:
         of = f" of {progress.total_steps}" if progress.total_steps else ""
         message = f"{message} at step {progress.steps}{of}"
     return RunState(**common, **values, status=status, reason=reason, message=message, evidence=evidence)
+
+
+def _together(common: Mapping[str, Any], seconds: float | None) -> float | None:
+    """Seconds of this attempt and of those before it; None where nobody knows."""
+    run: Run = common["run"]
+    before = [attempt_seconds(run.attempt(number)) for number in range(1, common["attempt"])]
+    return seconds if not before else sum(before) + (seconds or 0.0)
+
+
+def attempt_seconds(attempt: Attempt) -> float:
+    """How long an attempt that is over went on: as its end says, or as far as its progress tells."""
+    told = _number((read_record(attempt.ended) or {}).get("seconds"))
+    return read_progress(attempt.progress).seconds if told is None else told
 
 
 def _running_for(started: Mapping[str, Any], since: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from lorakit.archive.birth import STAGING
 from lorakit.archive.diagnose_log import Status, Verdict, log_tail
 from lorakit.archive.masked import mask_attempt
-from lorakit.archive.progress import read_progress
+from lorakit.archive.progress import read_attempts, read_progress
 from lorakit.archive.records import is_alive, is_newer, results, state
 from lorakit.archive.run import SCHEMA, Run, list_runs, read_record
 from lorakit.archive.seal import manifests, seal
@@ -130,7 +130,7 @@ def _end(run: Run, over: Verdict | None) -> Action:
         over = Verdict(Status.INTERRUPTED, now.reason, now.message, now.evidence)
     for error in mask_attempt(attempt, Masks.of(os.environ)):  # the keeper would have done it before the seal
         raise error
-    progress = read_progress(attempt.progress)
+    progress, own = read_attempts(run, attempt.number), read_progress(attempt.progress)
     record = {
         "schema": SCHEMA,
         "run": run.id,
@@ -142,8 +142,9 @@ def _end(run: Run, over: Verdict | None) -> Action:
         "evidence": over.evidence,
         "repaired": True,
         **results(progress),
+        "seconds": round(own.seconds, 3),
         "checkpoints": checkpoints(run),
-        "warnings": list(progress.warnings[:20]),
+        "warnings": list(own.warnings[:20]),
         "log_tail": list(log_tail(attempt.log, _KEPT_LINES)),
     }
     crash_point("repair:before end")

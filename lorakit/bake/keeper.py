@@ -21,7 +21,7 @@ from typing import Any
 
 from lorakit.archive.diagnose_log import Evidence, Reason, Status, Verdict, diagnose, log_tail
 from lorakit.archive.masked import mask_attempt
-from lorakit.archive.progress import Progress, progress_from_log, read_progress
+from lorakit.archive.progress import Progress, progress_from_log, read_attempts, read_progress
 from lorakit.archive.records import results, started_record
 from lorakit.archive.reserve import Reserve
 from lorakit.archive.run import SCHEMA, Attempt, Run, read_record
@@ -200,7 +200,7 @@ def _end(
         "reason": verdict.reason.value,
         "message": verdict.message,
         "evidence": verdict.evidence,
-        **results(progress),
+        **results(progress if attempt.number == 1 else read_attempts(run, attempt.number)),
         "stop_level": outcome.stop_level if outcome else met.stop_level,
         "launcher": outcome.launcher if outcome else None,
         "launcher_seconds": round(outcome.seconds, 3) if outcome else None,

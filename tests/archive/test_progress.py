@@ -74,12 +74,63 @@ def test_nan_counts_only_while_it_lasts() -> None:
     assert summarise([step(1, 1.0), step(2, "nan"), step(3, "inf")]).nan_since == 2
 
 
+def steps(*numbers: int, loss: float, first: int = 0) -> list[dict[str, object]]:
+    """One attempt's records: it goes on from ``first``."""
+    start = {"type": "start", "first_step": first, "total_steps": 8, "epochs": 2}
+    told = [
+        {"type": "step", "step": n, "epoch": 1 + (n > 4), "loss": loss + n, "seconds": 0.5, "rss": n} for n in numbers
+    ]
+    return [start, *told]
+
+
+def test_attempts_are_one_training() -> None:
+    """The first went to step 6 and was killed; the second went on from a state of step 4, so steps 5 and 6 count as it did them."""
+    validation = {"type": "validation", "step": 6, "loss": 9.0}
+    memory = {"type": "memory", "elapsed": 2.5, "rss": 99}
+    first = [*steps(1, 2, 3, 4, 5, loss=10), memory, *steps(6, loss=10, first=5)[1:], validation, {"type": "end"}]
+    second = steps(5, 6, 7, 8, loss=100, first=4)
+    found = summarise(first, second)
+    once = summarise(steps(1, 2, 3, 4, loss=10), steps(5, 6, 7, 8, loss=100, first=4))
+    assert (found.loss_first, found.loss_last, found.loss_average) == (12.5, 106.5, 59.5)
+    assert (once.loss_first, once.loss_last, once.loss_average) == (12.5, 106.5, 59.5)
+    assert (found.steps, found.first_step, found.epoch, found.rss) == (8, 4, 2, 99)
+    assert (found.validation, found.end_reason) == (None, None), "what came of lost steps, or of another attempt"
+    assert found.seconds == 3.0 + 2.0, "as the keeper told, and the steps after it"
+    assert found.steps_per_second == 2.0
+    assert summarise(first, steps(first=4, loss=0)).steps == 4, "about to go on"
+    assert summarise(first, []).steps == 6, "never began"
+    assert summarise(steps(5, 6, 7, 8, loss=100, first=4)).loss_first == 105.0, "an attempt by itself"
+
+
+def test_a_file_saved_again_counts_once() -> None:
+    def saved(path: str, step: int) -> dict[str, object]:
+        return {"type": "save", "path": path, "kind": "step", "step": step, "epoch": 1, "bytes": 1}
+
+    found = summarise([saved("w/a", 2), saved("w/b", 4)], [saved("w/02/b", 4)])
+    assert [one.path for one in found.saved] == ["w/a", "w/02/b"]
+
+
 records = st.dictionaries(
     st.sampled_from(
-        ["type", "step", "epoch", "loss", "lr", "seconds", "rss", "total_steps", "reason", "bytes", "path", "done"]
+        [
+            "type",
+            "step",
+            "epoch",
+            "loss",
+            "lr",
+            "seconds",
+            "rss",
+            "total_steps",
+            "first_step",
+            "elapsed",
+            "reason",
+            "bytes",
+            "path",
+            "done",
+        ]
     ),
     st.one_of(
-        st.sampled_from(["step", "start", "end", "save", "phase", "validation", "nan"]),
+        st.sampled_from(["step", "start", "end", "save", "phase", "validation", "memory", "nan"]),
         st.none(),
         st.booleans(),
         st.integers(-5, 5),
@@ -93,6 +144,7 @@ records = st.dictionaries(
 @given(st.lists(records, max_size=8))
 def test_no_record_makes_it_raise(found: list[dict[str, object]]) -> None:
     assert isinstance(summarise(found), Progress)
+    assert isinstance(summarise(found, found), Progress)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ def test_stop_then_resume_counts_on(steady: Workspace) -> None:
     found = state(run)
     assert (found.status, found.attempt, found.steps, found.sealed) == (Status.OK, 2, 12, True)
     assert verify(run) == ()
+    # The losses of the whole training, 1/step, and the time of both attempts.
+    assert found.loss_first == (1 + 1 / 2) / 2
+    assert found.loss_last == pytest.approx((1 / 11 + 1 / 12) / 2)
+    assert found.loss_average == pytest.approx(sum(1 / step for step in range(1, 13)) / 12)
+    each = [(read_record(run.attempt(number).ended) or {})["seconds"] for number in (1, 2)]
+    assert found.seconds == sum(each)
+    assert stopped.seconds == each[0]
     assert {path: path.read_bytes() for path in before} == before
     assert run.manifest(1).read_bytes() == seal
     assert (read_record(run.attempt(2).resumed) or {})["step"] == stopped.steps
@@ -99,6 +106,12 @@ def test_kill_then_resume_passes_over_what_is_half_written(steady: Workspace) ->
     ended = read_record(run.attempt(1).ended) or {}
     assert (ended["status"], ended["reason"], ended["repaired"]) == ("interrupted", "keeper-lost", True)
     assert ended["evidence"]
+    found = state(run)
+    assert found.loss_first == (1 + 1 / 2) / 2
+    assert found.loss_average == pytest.approx(sum(1 / step for step in range(1, 13)) / 12)
+    each = [(read_record(run.attempt(number).ended) or {})["seconds"] for number in (1, 2)]
+    assert each[0] > 0, "as far as its progress tells"
+    assert found.seconds == sum(each)
     assert (run.path / "weights/02/steady.safetensors").read_bytes()[-64:] == value_after(12)
     torn = [entry for entry in checkpoints(run) if "fault" in entry]
     assert [entry["path"] for entry in torn] == ["weights/steady-step00000006.safetensors"]
