@@ -38,7 +38,7 @@ from lorakit.trainers.builtin.prompts import SamplePrompt
 from lorakit.trainers.builtin.text import TextCondition, encode, size_condition
 from lorakit.trainers.builtin.tokenizers import Tokenizers
 
-__all__ = ["Sampler", "due_after_epoch", "due_after_step", "make_scheduler"]
+__all__ = ["Sampler", "decode", "due_after_epoch", "due_after_step", "make_scheduler", "quiet"]
 
 _VAE_FACTOR = 8  # pixels per latent
 
@@ -132,10 +132,10 @@ class Sampler:
         seed = prompt.seed if prompt.seed is not None else random.Random(f"{self.seed}/{step}/{index}").getrandbits(32)
         wanted = encode(base, self.tokenizers, [prompt.prompt], self.max_token_length)
         unwanted = encode(base, self.tokenizers, [prompt.negative], self.max_token_length)
-        with _quiet():
+        with quiet():
             scheduler = make_scheduler(prompt.sampler or self.sampler, v_prediction=self.v_prediction)
             latents = self._denoise(prompt, scheduler, torch.Generator().manual_seed(seed), wanted, unwanted)
-        return _decode(base.vae, latents)
+        return decode(base.vae, latents)
 
     def _denoise(
         self,
@@ -190,7 +190,7 @@ class Sampler:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what diffusers' schedulers say about themselves: nothing a user could act on."""
     with warnings.catch_warnings():
         # torch tensors handed to numpy 2 by way of its old protocol
@@ -199,7 +199,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+def decode(vae: Any, latents: torch.Tensor) -> Image.Image:
+    """The picture of latents (1, 4, h, w), scaled as SDXL's. Raises ValueError where the VAE gives no numbers."""
     pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor, return_dict=False)[0][0]
     if not torch.isfinite(pixels).all():
         raise ValueError("the image holds NaN or infinite values (a VAE in fp16 needs --no_half_vae)")
