@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "import-run": "moving:import_run",
     "compare": "comparing",
     "weights": "weighing",
+    "diagnose": "diagnosing",
     "doctor": "doctor",
     "import": "importing:import_recipe",
     "export-config": "importing:export_config",
@@ -49,7 +50,12 @@ _FAMILIES: Final = {
         "sweeps",
         {"run": "sweeping", **dict.fromkeys(("status", "watch", "report", "pause", "go", "cancel"), "sweeps")},
     ),
+    "queue": (
+        "queueing",
+        dict.fromkeys(("add", "start", "pause", "ls", "watch", "rm", "first", "retry"), "queueing"),
+    ),
     "trainer": ("trainer", dict.fromkeys(("install", "status", "catalogue"), "trainer")),
+    "dataset": ("desk", {"check": "desk"}),
     "cache": ("caching", dict.fromkeys(("ls", "clean"), "caching")),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
     from lorakit.sweep.folder import Folder, Planned
     from lorakit.sweep.scheduler import Outcome, Slot, Stop
-    from lorakit.sweep.standing import Standing, TrialStanding
+    from lorakit.sweep.standing import Phase, Standing, TrialStanding
     from lorakit.workspace import Workspace
 
-__all__ = ["at_slot", "baked_side_by_side", "table", "watch"]
+    #: Draws where a sweep stands, within a width.
+    Draw = Callable[[Standing, int | None], Sequence[Text]]
+
+__all__ = ["at_slot", "baked_side_by_side", "mark", "table", "watch"]
 
 _MARKS: Final = {
     "waiting": ("·", "same"),
@@ -53,7 +56,14 @@ def at_slot(trial: Planned, slot: Slot) -> ResolvedPreset:
 
 
 def baked_side_by_side(
-    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], stop: Stop, *, fail_fast: bool
+    folder: Folder,
+    workspace: Workspace,
+    out: Console,
+    slots: Sequence[Slot],
+    stop: Stop,
+    *,
+    fail_fast: bool,
+    retry: bool,
 ) -> list[Outcome]:
     """Bake several trials at once and show the table. Ctrl-C stops what trains, saved; again faster, once more kills."""
     from lorakit.bake.bake import bake as bake_of
@@ -81,7 +91,7 @@ def baked_side_by_side(
 
     outcomes: list[Outcome] = []
     with interrupts(on_interrupt), _shown(folder, workspace, out):
-        for outcome in scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, stop=stop):
+        for outcome in scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, retry=retry, stop=stop):
             outcomes.append(outcome)
             if not out.is_terminal:
                 screen.put(out, [_line(outcome)])
@@ -107,13 +117,13 @@ def _ask(run: Run, level: int) -> None:
 
 
 @contextlib.contextmanager
-def _shown(folder: Folder, workspace: Workspace, out: Console) -> Iterator[None]:
+def _shown(folder: Folder, workspace: Workspace, out: Console, draw: Draw | None = None) -> Iterator[None]:
     """The table, redrawn until the block ends; nothing where nothing can be redrawn."""
     if not out.is_terminal:
         yield
         return
     over = threading.Event()
-    drawer = threading.Thread(target=_draw, args=(folder, workspace, out, over), daemon=True)
+    drawer = threading.Thread(target=_draw, args=(folder, workspace, out, over, draw or _table), daemon=True)
     drawer.start()
     try:
         yield
@@ -122,7 +132,7 @@ def _shown(folder: Folder, workspace: Workspace, out: Console) -> Iterator[None]
         drawer.join()
 
 
-def _draw(folder: Folder, workspace: Workspace, out: Console, over: threading.Event) -> None:
+def _draw(folder: Folder, workspace: Workspace, out: Console, over: threading.Event, draw: Draw) -> None:
     from rich.console import Group
     from rich.live import Live
 
@@ -132,16 +142,20 @@ def _draw(folder: Folder, workspace: Workspace, out: Console, over: threading.Ev
     with Live(console=out, auto_refresh=False, transient=True) as live:
         while not over.is_set():
             now = standing(folder, workspace.runs, known=known)
-            live.update(Group(*table(now, width=screen.fitting(out))), refresh=True)
+            live.update(Group(*draw(now, screen.fitting(out))), refresh=True)
             over.wait(_REDRAW_SECONDS)
 
 
-def watch(folder: Folder, workspace: Workspace, out: Console) -> None:
+def _table(now: Standing, width: int | None) -> list[Text]:
+    return table(now, width=width)
+
+
+def watch(folder: Folder, workspace: Workspace, out: Console, draw: Draw | None = None) -> None:
     """The live table until the sweep is over; Ctrl-C looks away."""
     from lorakit.sweep.standing import Phase, standing
 
     known: dict[str, str | None] = {}
-    with contextlib.suppress(KeyboardInterrupt), _shown(folder, workspace, out):
+    with contextlib.suppress(KeyboardInterrupt), _shown(folder, workspace, out, draw):
         while True:
             now = standing(folder, workspace.runs, known=known)
             if now.is_over or not (now.dispatched or now.count(Phase.RUNNING)):
@@ -172,12 +186,16 @@ def _interesting(trials: Sequence[TrialStanding], rows: int | None) -> list[Tria
     return [one for one in trials if id(one) in chosen]
 
 
+def mark(phase: Phase) -> Text:
+    """A phase in its colour."""
+    sign, meaning = _MARKS[phase.value]
+    return screen.text((f"{sign} {phase.value}", meaning))
+
+
 def _row(one: TrialStanding, keys: Sequence[str]) -> list[str | Text]:
     from lorakit.cli import run_screens
 
-    mark, meaning = _MARKS[one.phase.value]
-    row: list[str | Text] = [str(one.trial.index), *(one.trial.point.get(key, "") for key in keys)]
-    row.append(screen.text((f"{mark} {one.phase.value}", meaning)))
+    row: list[str | Text] = [str(one.trial.index), *(one.trial.point.get(key, "") for key in keys), mark(one.phase)]
     if one.state is None:
         return row
     return [*row, one.state.run.short, *run_screens.results(one.state)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lorakit.sweep.trials import Sweep, Trial
     from lorakit.workspace import Workspace
 
-__all__ = ["run"]
+__all__ = ["ended_text", "hand_out", "outcome_json", "run"]
 
 
 def run(
@@ -119,32 +119,37 @@ def run(
     began = time.monotonic()
     outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast)
     if as_json:
-        screen.print_json({"sweep": found.id, "trials": [_outcome_json(one) for one in outcomes]})
+        screen.print_json({"sweep": found.id, "trials": [outcome_json(one) for one in outcomes]})
     else:
         screen.put(out, _report(found, outcomes, time.monotonic() - began, screen.fitting(out)))
     raise typer.Exit(scheduler.exit_code(outcomes))
 
 
 def hand_out(
-    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], *, fail_fast: bool
+    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], *, fail_fast: bool, retry: bool = True
 ) -> list[Outcome]:
-    """Bake what is not done yet, and show how it goes: one run in its live view, several in a table."""
+    """Bake what is not done yet, and show how it goes: one run in its live view, several in a table.
+
+    A trial that was cancelled, and brought back meanwhile, has one outcome, the later one.
+    """
     from lorakit.cli import screen
     from lorakit.cli.sweep_view import baked_side_by_side
     from lorakit.sweep import scheduler
 
     stop = scheduler.Stop()
     if len(slots) > 1:
-        outcomes = baked_side_by_side(folder, workspace, out, slots, stop, fail_fast=fail_fast)
+        outcomes = baked_side_by_side(folder, workspace, out, slots, stop, fail_fast=fail_fast, retry=retry)
     else:
 
         def bake(trial: Planned, lineage: dict[str, Any], slot: Slot) -> Run:
             return _bake(trial, lineage, slot, workspace, out)
 
-        outcomes = list(scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, stop=stop))
+        outcomes = list(
+            scheduler.run(folder, workspace, bake, slots=slots, fail_fast=fail_fast, retry=retry, stop=stop)
+        )
     if stop.why and stop.why != "stopped":
         out.print(screen.text(("ended early  ", "fail"), stop.why))
-    return outcomes
+    return list({one.trial.identity: one for one in outcomes}.values())
 
 
 def _asked(named: str | None, typed: Definition, workspace: Workspace, out: Console) -> tuple[Path, Definition]:
@@ -186,7 +191,10 @@ def _bake(trial: Planned, lineage: dict[str, Any], slot: Slot, workspace: Worksp
     from lorakit.cli.trouble import problem_lines
     from lorakit.errors import LorakitError, Problem
 
-    out.print(screen.text((f"trial {lineage['index']}/{lineage['of']}  ", "same"), _told(trial.point.items())))
+    if lineage["kind"] == "queue":
+        out.print(screen.text((f"queue {lineage['index']}  ", "same"), trial.name, "  ", _told(trial.point.items())))
+    else:
+        out.print(screen.text((f"trial {lineage['index']}/{lineage['of']}  ", "same"), _told(trial.point.items())))
     try:
         made = bake_in_view(at_slot(trial, slot), workspace, out, lineage=lineage)
     except LorakitError as error:
@@ -282,7 +290,7 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
         row: list[str | Text] = [
             one.run.short if one.run else "–",
             *one.trial.point.values(),
-            _ended(one),
+            ended_text(one),
         ]
         if one.run is not None:
             found = state(one.run)
@@ -315,7 +323,8 @@ def _seed(sweep: Sweep) -> str:
     return f" · seed {sweep.seed}, drawn for all" if sweep.seed_drawn else ""
 
 
-def _ended(outcome: Outcome) -> Text:
+def ended_text(outcome: Outcome) -> Text:
+    """What became of a trial, in its colour."""
     from lorakit.cli import screen
 
     mark, meaning = {
@@ -339,7 +348,8 @@ def _trial_json(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """Plain values."""
     from lorakit.archive.records import state
 
     trial = outcome.trial

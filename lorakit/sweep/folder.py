@@ -16,7 +16,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +53,7 @@ class Planned:
     steps: int
     bytes: int
     findings: tuple[str, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def resolved(self) -> ResolvedPreset:
         """Its preset, with every value in it, as it was planned: a preset edited since changes nothing."""
@@ -137,7 +138,7 @@ class Folder:
     def lineage(self, trial: Planned, of: int) -> dict[str, Any]:
         """What the request.json of the trial's run says about where it comes from."""
         return {
-            "kind": "sweep",
+            "kind": "queue" if self.id == "queue" else "sweep",
             "sweep": self.id,
             "trial": trial.identity,
             "index": trial.index,
@@ -165,10 +166,12 @@ def folders(workspace: Workspace) -> tuple[Folder, ...]:
 def find(workspace: Workspace, word: str = "latest") -> Folder:
     """The sweep that a beginning of its id or name means, or ``latest``. Raises UsageError."""
     known = folders(workspace)
-    if not known:
+    if not known and word != "queue":
         raise UsageError("there is no sweep yet", todo="lorakit sweep PRESET --unet-lr 1e-4,2.5e-4")
     if word == "latest":
         return known[-1]
+    if word == "queue" and (sweeps_of(workspace) / "queue" / "sweep.json").is_file():
+        return Folder(sweeps_of(workspace) / "queue")
     found = [one for one in known if one.id.startswith(word) or one.path.name == word] or [
         one for one in known if one.path.name[16:].startswith(word)
     ]
@@ -225,6 +228,7 @@ def _planned(trial: Trial) -> dict[str, Any]:
         "steps": trial.plan.total_steps,
         "bytes": trial.plan.disk.needed,
         "findings": [finding.code for finding in trial.findings],
+        "contents": dict(trial.contents),
     }
 
 

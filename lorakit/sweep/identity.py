@@ -40,23 +40,31 @@ class Identifier:
         Values count as the command line says them: a preset may say them in other words, or not at all. Raises DiskError
         for a file that cannot be read.
         """
-        from lorakit.bake.checks import model_files
-
-        asked = {"dataset.config": preset.dataset.config, "sample.prompts": preset.sample.prompts}
-        files: dict[str, tuple[Path, ...]] = {
-            key: (self._workspace.resolve(path),) for key, path in asked.items() if path
-        }
-        files |= model_files(preset, self._workspace)
         record = {
             "command": _command(preset, trainer),
             "seed": preset.seed,
             "processes": preset.launch.processes,
             "probe": preset.trainer.probe,
-            "files": {key: self._contents(paths) for key, paths in files.items()},
+            "files": {key: self._contents(paths) for key, paths in self._files(preset).items()},
             "images": self._pictures(data),
             "trainer": trainer,
         }
+        if preset.length.spikes:  # only where it is asked for: trials of before stay what they were
+            record["spikes"] = preset.length.spikes
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def contents(self, preset: Preset, data: ScannedData) -> dict[str, str]:
+        """A digest of everything that a trial reads: ``images`` (with captions and repeats) and the files of keys such as base.model."""
+        files = {key: self._contents(paths) for key, paths in self._files(preset).items()}
+        told = {key: hashlib.sha256(" ".join(found).encode()).hexdigest() for key, found in files.items()}
+        return {**told, "images": self._pictures(data)}
+
+    def _files(self, preset: Preset) -> dict[str, tuple[Path, ...]]:
+        from lorakit.bake.checks import model_files
+
+        asked = {"dataset.config": preset.dataset.config, "sample.prompts": preset.sample.prompts}
+        named = {key: (self._workspace.resolve(path),) for key, path in asked.items() if path}
+        return {**named, **model_files(preset, self._workspace)}
 
     def _contents(self, paths: tuple[Path, ...]) -> tuple[str, ...]:
         if paths not in self._hashes:

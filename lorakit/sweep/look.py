@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Trial:
     identity: str
     done: Run | None = None
     findings: tuple[Finding, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,20 @@ class Refused:
 
 
 class Looker:
-    """Looks at the points of one sweep. Making it raises what is wrong with the preset or with the sweep itself."""
+    """Looks at the points of one sweep; ``settle`` decides what each preset left open. Making it raises what is wrong with the preset or the sweep."""
 
-    def __init__(self, preset: Path, asked: Definition, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        preset: Path,
+        asked: Definition,
+        workspace: Workspace,
+        *,
+        settle: Callable[[ResolvedPreset], ResolvedPreset] = lambda resolved: resolved,
+    ) -> None:
         from lorakit.preset.files import PresetFiles
 
         self._files = PresetFiles.read(preset)
+        self._settle = settle
         self._asked = asked
         self._workspace = workspace
         self._identifier = Identifier(workspace)
@@ -97,7 +107,7 @@ class Looker:
         from lorakit.plan import plan
 
         try:
-            resolved = self._resolve(point)
+            resolved = self._settle(self._resolve(point))
         except LorakitError as error:
             return Refused(point, error)
         if not all(condition.holds(lambda name: value_of(resolved.preset, name)) for condition in self._asked.where):
@@ -110,7 +120,8 @@ class Looker:
         except LorakitError as error:
             return Refused(point, error)
         key = self._identifier.identify(resolved.preset, planned.data, choice.kind)
-        return Trial(point, resolved, planned, choice.kind, key, findings=findings)
+        contents = self._identifier.contents(resolved.preset, planned.data)
+        return Trial(point, resolved, planned, choice.kind, key, findings=findings, contents=contents)
 
     def _choose(self, preset: Preset) -> TrainerChoice:
         from lorakit.trainers.choose import choose

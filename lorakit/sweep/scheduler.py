@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.diagnose_log import Status
 from lorakit.archive.records import state
 from lorakit.errors import LorakitError, RunFailed, Stopped
+from lorakit.sweep.contents import refuse_changed
 from lorakit.sweep.orders import Orders
 from lorakit.sweep.standing import Phase, Standing, TrialStanding, counted, runs_by_trial, standing
 
@@ -228,6 +229,7 @@ class _Dispatcher:
 
     def _baked(self, trial: Planned, slot: Slot) -> Outcome:
         try:
+            refuse_changed(trial, self._workspace)
             made = self._bake(trial, self._folder.lineage(trial, len(self._folder.trials())), slot)
         except KeyboardInterrupt:
             return Outcome(trial, Ended.STOPPED)

@@ -14,6 +14,7 @@ from lorakit.atomic import dump_json, write_once
 from lorakit.bake.batch import job_of
 from lorakit.bake.job import become, own_job
 from lorakit.errors import LorakitError, UsageError
+from lorakit.sweep.contents import refuse_changed
 from lorakit.sweep.folder import Folder, Planned
 from lorakit.sweep.scheduler import claim
 from lorakit.sweep.standing import UNDER_WAY, counted, runs_by_trial
@@ -59,6 +60,7 @@ def _bake(folder: Folder, trial: Planned, workspace: Workspace) -> None:
 def _prepared(folder: Folder, trial: Planned, workspace: Workspace, job: str) -> Run:
     from lorakit.bake.prepare import prepare
 
+    refuse_changed(trial, workspace)
     lineage = folder.lineage(trial, len(folder.trials()))
     run = prepare(trial.resolved(), workspace, lineage=lineage, argv=folder.record.get("argv", ()))
     record = {**json.loads(sys.argv[2]), "job": job, "time": time.time()}
