@@ -102,47 +102,47 @@ class Guard:
         self._clock = clock
         self._follower = Follower(attempt.progress)
         self._log_cap = LogCap(attempt.log, limits.log_bytes)
+        self._mask = AttemptMask(attempt, Masks.of(os.environ))
+        self._masked_events = clock()
         self._log_size = 0
         self._stepped = False
         self._moved = clock()
         self._looked = 0.0
         self._sampled: float | None = None
         self._began: float | None = None
+        self._born = clock()
         self.stalled = ""
-        self._mask = AttemptMask(attempt, Masks.of(os.environ))
-        self._masked_events = clock()
 
     @property
     def log_dropped(self) -> int:
         """Bytes of the log that were not kept."""
         return self._log_cap.dropped
 
-        self._born = clock()
     def poll(self) -> None:
         """Do what is due. Raises OSError when the disk does not take it."""
         now = self._clock()
+        self._hide_secrets(now)
         if self._log_cap.poll():
             self._log_size = 0
+            self._mask.log_was_cut()
         if now - self._looked >= min(1.0, (self._limits.no_progress_seconds or 4.0) / 4):
             self._looked = now
             self._look_for_progress(now)
         self._sample_when_due(now)
 
-        self._hide_secrets(now)
-    def _look_for_progress(self, now: float) -> None:
-        if self._limits.no_progress_seconds is None:
-            self._mask.log_was_cut()
-            return
-        kinds = {record["type"] for record in self._follower.poll()} - _NO_PROGRESS
-        self._stepped = self._stepped or "step" in kinds
-        size = self._attempt.log.stat().st_size if self._attempt.log.exists() else 0
-        if kinds or (not self._stepped and size != self._log_size):
     def _hide_secrets(self, now: float) -> None:
         self._mask.poll()
         if now - self._masked_events >= EVENT_SECONDS:
             self._masked_events = now
             self._mask.poll_events()
 
+    def _look_for_progress(self, now: float) -> None:
+        if self._limits.no_progress_seconds is None:
+            return
+        kinds = {record["type"] for record in self._follower.poll()} - _NO_PROGRESS
+        self._stepped = self._stepped or "step" in kinds
+        size = self._attempt.log.stat().st_size if self._attempt.log.exists() else 0
+        if kinds or (not self._stepped and size != self._log_size):
             self._moved = now
         self._log_size = size
         if now - self._moved > self._limits.no_progress_seconds:
