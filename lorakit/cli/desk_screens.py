@@ -1,4 +1,4 @@
-"""The screens of the dataset desk: the page of a check."""
+"""The screens of the dataset desk: the page of a check, captions before and after."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from lorakit.cli import screen
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from lorakit.dataset.desk.edits import Edited
     from lorakit.dataset.desk.report import Finding, Report
 
-__all__ = ["check_page", "label_row"]
+__all__ = ["check_page", "diff_lines", "label_row"]
 
 _LABEL: Final = 10
 _WIDTH: Final = 100
 _BUCKETS_SHOWN: Final = 8
 _FILES_SHOWN: Final = 3
 _TAGS_SHOWN: Final = 12
+_DIFFS_SHOWN: Final = 5
 _MEANING: Final = {"fail": "fail", "look": "look", "note": "same"}
 
 
@@ -189,3 +191,31 @@ def _next(report: Report, page: Path | None, preset: str | None) -> str:
     if page is None:
         return f"lorakit dataset check {asked}{given} --html dataset.html"
     return f"lorakit dataset tags {asked} --ontology anime|photographs|interiors"
+
+
+def diff_lines(edited: Sequence[Edited], place: Path, *, width: int | None) -> list[Text]:
+    """The first captions that change, before and after, each cut to one line of what differs."""
+    lines: list[Text] = []
+    room = (width or _WIDTH) - 4
+    for one in edited[:_DIFFS_SHOWN]:
+        before, after = _around(one.before, one.after, room)
+        lines.append(screen.text((f"  {os.path.relpath(one.path, place)}", "same")))
+        lines.append(screen.text(("  - " + before, "fail")))
+        lines.append(screen.text(("  + " + after, "done")))
+    if len(edited) > _DIFFS_SHOWN:
+        lines.append(screen.text((f"  … {len(edited) - _DIFFS_SHOWN} more (--json names all)", "same")))
+    return lines
+
+
+def _around(before: str, after: str, room: int) -> tuple[str, str]:
+    """Both captions from a little before the first letter that differs, cut to the room."""
+    start = next(
+        (at for at, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
+    start = max(0, start - 20) if max(len(before), len(after)) > room else 0
+    return _window(before, start, room), _window(after, start, room)
+
+
+def _window(text: str, start: int, room: int) -> str:
+    part = ("…" if start else "") + text[start:]
+    return part if len(part) <= room else part[: room - 1] + "…"

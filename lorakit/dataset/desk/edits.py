@@ -220,9 +220,13 @@ def sort(ontology: Ontology, *, triggers: Iterable[str] = (), keep: int = 0) -> 
 
 def common_first(captions: Iterable[str], separator: str = ",", share: float = 0.9) -> str | None:
     """The tag that almost all captions begin with: a trigger, most likely. None where there is none, or one caption alone."""
-    firsts = Counter(plain_tag(tags[0]) for caption in captions if (tags := split(caption, separator)))
-    total = sum(firsts.values())
-    if total < 3:
+    written: dict[str, str] = {}
+    firsts: Counter[str] = Counter()
+    for tags in (split(caption, separator) for caption in captions):
+        for tag in tags[:1]:
+            written.setdefault(plain_tag(tag), tag)
+            firsts[plain_tag(tag)] += 1
+    if firsts.total() < 3:
         return None
-    tag, count = firsts.most_common(1)[0]
-    return tag if count >= share * total else None
+    plain, count = firsts.most_common(1)[0]
+    return written[plain] if count >= share * firsts.total() else None
