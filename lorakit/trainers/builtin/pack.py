@@ -64,7 +64,7 @@ def _train(trials: list[Trial], stopper: Stopper, *, rows: int) -> None:
 
     with slim_imports():
         from lorakit.trainers.builtin.pack_setup import assemble
-    stage = assemble(trials, known, stopper)
+    stage = assemble(trials, known, stopper, exact=rows <= 1)
     for trial in _living(trials):
         with trial.alone():
             trial.monitor.open_curves(known[trial.number][0].tracking)
