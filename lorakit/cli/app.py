@@ -38,7 +38,10 @@ _COMMANDS: Final = {
     "export": "moving",
     "import-run": "moving:import_run",
     "compare": "comparing",
+    "report": "reporting",
+    "board": "reporting",
     "weights": "weighing",
+    "sheet": "sheeting",
     "diagnose": "diagnosing",
     "doctor": "doctor",
     "import": "importing:import_recipe",
@@ -55,7 +58,14 @@ _FAMILIES: Final = {
         dict.fromkeys(("add", "start", "pause", "ls", "watch", "rm", "first", "retry"), "queueing"),
     ),
     "trainer": ("trainer", dict.fromkeys(("install", "status", "catalogue"), "trainer")),
-    "dataset": ("desk", {"check": "desk"}),
+    "dataset": (
+        "desk",
+        {
+            "check": "desk",
+            **dict.fromkeys(("tags", "add", "remove", "rename", "dedupe", "captions", "undo"), "desk_edits"),
+            "diff": "desk_diff",
+        },
+    ),
     "cache": ("caching", dict.fromkeys(("ls", "clean"), "caching")),
 }
 

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["prompt_sizes"]
+__all__ = ["prompt_entries", "prompt_sizes"]
 
 _DEFAULT_SIDE: Final = 512
 _OPTION: Final = re.compile(r" --([wh]) (\d+)", re.IGNORECASE)
@@ -20,12 +20,19 @@ def prompt_sizes(path: Path) -> tuple[tuple[int, int], ...] | None:
     ``.txt``: a prompt a line with options such as ``--w 1024``; ``.toml``: ``[prompt]`` with ``[[prompt.subset]]``;
     ``.json``: a list of such lines or tables. Sides are rounded down to 8, and at least 64.
     """
+    prompts = prompt_entries(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        prompts = _prompts(text, path.suffix.lower())
+        return None if prompts is None else tuple(_size(prompt) for prompt in prompts)
+    except (ValueError, TypeError):
+        return None
+
+
+def prompt_entries(path: Path) -> list[Any] | None:
+    """The prompts as they stand there: lines with options, or tables; None when the file cannot be read as prompts."""
+    try:
+        return _prompts(path.read_text(encoding="utf-8"), path.suffix.lower())
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
-    return None if prompts is None else tuple(_size(prompt) for prompt in prompts)
 
 
 def _prompts(text: str, suffix: str) -> list[Any] | None:
