@@ -112,7 +112,7 @@ class CaptionFacts:
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """One prompt's last sample: ``step``, correlation of neighbouring pixels, spread of all (0 … 1).
+    """One prompt's last sample: ``step``, correlation of pixels eight apart, spread of all (0 … 1).
 
     ``change`` is the mean change of its pixels (0 … 1) against the sample before the first step, None where there is none.
     """

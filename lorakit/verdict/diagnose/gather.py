@@ -66,7 +66,7 @@ def of_run(
                 )
             )
         except LorakitError as error:
-            unseen.append(Unseen(path.name, str(error)))
+            unseen.append(Unseen(path.name, _reason(error)))
     steps = _steps(records)
     losses = tuple(_figure(step["loss"]) for step in steps if _finite(step.get("loss")))
     trains_text = bool(setup.te1_lr or setup.te2_lr)
@@ -101,6 +101,10 @@ def of_run(
 def _figure(value: Any) -> float:
     """Six digits: enough for every rule, and the same on every machine that adds in another order."""
     return float(f"{float(value):.6g}")
+
+
+def _reason(error: LorakitError) -> str:
+    return ": ".join(part for part in (error.what, error.why) if part)
 
 
 def _finite(value: object) -> bool:
@@ -198,7 +202,7 @@ def _base_weights(run: Run, workspace: Workspace, unseen: list[Unseen]) -> Mappi
     try:
         return base_weights(base_of(run, workspace), workspace)
     except LorakitError as error:
-        unseen.append(Unseen("weights against the base model's", str(error)))
+        unseen.append(Unseen("weights against the base model's", _reason(error)))
         return {}
 
 
@@ -214,7 +218,7 @@ def _embeddings(run: Run, workspace: Workspace, unseen: list[Unseen], *, measure
     try:
         return measure(question_of(run, workspace), keep_in=run)
     except LorakitError as error:
-        unseen.append(Unseen("similarity of captions", str(error)))
+        unseen.append(Unseen("similarity of captions", _reason(error)))
         return ()
 
 
@@ -258,7 +262,7 @@ def _pictures(run: Run, records: Iterable[Mapping[str, Any]], unseen: list[Unsee
             picture = open_picture(last)
             before = open_picture(first) if first_step == 0 < step else None
         except LorakitError as error:
-            unseen.append(Unseen("a sample", str(error)))
+            unseen.append(Unseen("a sample", _reason(error)))
             continue
         moved = None if before is None else change(picture, before)
         found.append(

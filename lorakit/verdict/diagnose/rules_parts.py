@@ -17,6 +17,7 @@ UNET: Final = Table("UNet")
 ROAD_TABLE: Final = Table("Where to go on")
 
 _ENCODERS: Final = ("te1", "te2")
+_ADAPTIVE: Final = ("prodigy", "dadapt")
 _YOU: Final = "your eyes (--saw)"
 
 
@@ -35,6 +36,8 @@ def _saw(facts: Facts, *words: str) -> list[Evidence]:
 def rate_times(facts: Facts, parts: tuple[str, ...], factor: float, limits: Thresholds | None = None) -> dict[str, Any]:
     """The changes that multiply the rates of parts, two digits each; ``limits`` keeps text encoders in their usual range."""
     changes: dict[str, Any] = {}
+    if (facts.setup.optimizer or "").lower().startswith(_ADAPTIVE):
+        return changes  # they find the rate themselves, and what is written is a factor of 1
     if "unet" in parts and facts.setup.unet_lr:
         changes["optim.unet_lr"] = _two_digits(facts.setup.unet_lr * factor)
     if set(parts) & set(_ENCODERS):
@@ -105,9 +108,12 @@ def hardly_trained(facts: Facts, limits: Thresholds) -> Found | None:
         more.pop("loss.noise_offset", None)  # the bench world has no dark or bright pictures to gain by it
     advice = [Advice(f"train them 2 to 4 times as fast: {_spelled(changes)}", changes)] if changes else []
     if more:
-        advice.append(
-            Advice("keep the rate up and the timesteps even: constant schedule, min-SNR 5, noise offset 0.05", more)
-        )
+        words = {
+            "optim.schedule": "a constant schedule",
+            "loss.min_snr_gamma": "min-SNR 5",
+            "loss.noise_offset": "noise offset 0.05",
+        }
+        advice.append(Advice(f"and help them: {', '.join(words[key] for key in more)}", more))
     return Found(confidence(tuple(kinds)), tuple(weak), tuple(advice))
 
 
@@ -177,7 +183,7 @@ def overcooked(facts: Facts, limits: Thresholds) -> Found | None:
     return Found(
         confidence([bool(measured), bool(seen)] if measured and seen else [1]) if measured else "possible",
         (*measured, *seen),
-        (Advice(f"lower the text encoder rate: {_spelled(changes)}", changes),) if changes else (),
+        (Advice(f"lower it: {_spelled(changes)}", changes),) if changes else (),
     )
 
 
@@ -256,7 +262,7 @@ def undercooked(facts: Facts, limits: Thresholds) -> Found | None:
     pieces: list[Evidence] = []
     part, limit = facts.part("unet"), limits["unet.moved_little"]
     if part is not None and part.relative is not None and part.relative < limit:
-        said = f"the UNet moved by {part.relative:.2%} of its own weights (usual: {limit:.2g} and more)"
+        said = f"the UNet moved by {part.relative:.2%} of its own weights (usual: {limit:.2%} and more)"
         pieces.append(Evidence(said, part.relative, _weights(facts)))
     changed = [one.change for one in facts.pictures if one.change is not None]
     if changed and max(changed) < limits["pictures.same"]:

@@ -23,7 +23,7 @@ _LOOK: Final = Advice(
 
 
 def overfitted_signs(one: EmbeddingFacts, limits: Thresholds) -> tuple[tuple[str, Evidence], ...]:
-    """What is too alike at a checkpoint, as (encoder or "both", evidence); only what the LoRA itself has raised counts."""
+    """What is too alike at a checkpoint, each with how grave it is: watch, risk, overfitted, collapsed; only what the LoRA itself has raised counts."""
     found: list[tuple[str, Evidence]] = []
 
     def rose(part: str) -> bool:
@@ -36,16 +36,16 @@ def overfitted_signs(one: EmbeddingFacts, limits: Thresholds) -> tuple[tuple[str
     if "te1" in one.similarity and rose("te1"):
         if 1 - one.similarity["te1"] < limits["embedding.te1_diversity"]:
             found.append(
-                ("te1", told("te1", f"diversity below {figure(limits['embedding.te1_diversity'])}: overfitted"))
+                ("overfitted", told("te1", f"diversity below {figure(limits['embedding.te1_diversity'])}: overfitted"))
             )
         elif one.similarity["te1"] > limits["embedding.te1_risk"]:
-            found.append(("te1", told("te1", f"above {figure(limits['embedding.te1_risk'])}: at risk")))
+            found.append(("risk", told("te1", f"above {figure(limits['embedding.te1_risk'])}: at risk")))
     if "te2" in one.similarity and rose("te2") and one.similarity["te2"] > limits["embedding.te2_watch"]:
-        found.append(("te2", told("te2", f"above {figure(limits['embedding.te2_watch'])}: to be watched")))
+        found.append(("watch", told("te2", f"above {figure(limits['embedding.te2_watch'])}: to be watched")))
     base = 1 - sum(one.base.values()) / len(one.base)
     if one.diversity < limits["embedding.collapse"] and base - one.diversity > limits["embedding.rise"]:
         said = f"diversity of both encoders {one.diversity:.3f}, {base:.3f} in the base model: captions have collapsed into each other"
-        found.append(("both", Evidence(said, one.diversity, f"{_EMBEDDINGS}: {one.file}")))
+        found.append(("collapsed", Evidence(said, one.diversity, f"{_EMBEDDINGS}: {one.file}")))
     return tuple(found)
 
 
@@ -58,8 +58,7 @@ def overfitted(facts: Facts, limits: Thresholds) -> Found | None:
     if not signs:
         return None
     parts = tuple(part for part in ("te1", "te2") if facts.trained(part))
-    kinds = {kind for kind, _ in signs}
-    grave = "both" in kinds or any("overfitted" in evidence.text for _, evidence in signs)
+    grave = any(kind in ("overfitted", "collapsed") for kind, _ in signs)
     # 5e-5 → 2e-5 is the usual step.
     changes = rate_times(facts, parts, 0.4)
     advice = [Advice("lower the text encoder rate, as 5e-5 → 2e-5", changes)] if changes else []
