@@ -90,7 +90,7 @@ def keep(run: Run, attempt: Attempt, *, started: int | None = None, grace: float
         os.write(started, b"1")
         os.close(started)
     began = time.monotonic()
-    kills = _oom_kills()
+    kills = oom_kills()
     fault: Exception | None = None
     outcome = None
     caches = HeldCaches(run, attempt, command)
@@ -108,15 +108,11 @@ def keep(run: Run, attempt: Attempt, *, started: int | None = None, grace: float
         fault = error
     caches.release()
     wishes.relay(lambda relay: relay.finish())
-    settle(run)
-    _hide_secrets(attempt)
-    met = wishes.met(oom_kills=_oom_kills() - kills)
-    record = _end(run, attempt, command, outcome=outcome, fault=fault, met=met)
+    met = wishes.met(oom_kills=oom_kills() - kills)
+    record = end_record(run, attempt, command, outcome=outcome, fault=fault, met=met)
     reason = _END_REASONS.get(record["status"], "error")
     wishes.relay(lambda relay: relay.end(reason, record["steps"], record["message"]))
-    record["seconds"] = round(time.monotonic() - began, 3)
-    _write_end(reserve, record)
-    seal(run, attempt.number)
+    write_end(run, attempt, reserve, {**record, "seconds": round(time.monotonic() - began, 3)})
 
 
 def _relay(attempt: Attempt, command: dict[str, Any]) -> Relay | None:
@@ -161,7 +157,7 @@ def _record_launcher(attempt: Attempt, who: ProcessId) -> None:
     write_once(attempt.path / "launcher.json", dump_json({"schema": SCHEMA, **who.to_json()}))
 
 
-def _end(
+def end_record(
     run: Run,
     attempt: Attempt,
     command: dict[str, Any],
@@ -170,7 +166,9 @@ def _end(
     fault: Exception | None,
     met: Circumstances,
 ) -> dict[str, Any]:
-    """The content of ended.json."""
+    """The content of ended.json, but for ``seconds``; what the training left is put in order, and secrets are hidden first."""
+    settle(run)
+    _hide_secrets(attempt)
     progress = read_progress(attempt.progress)
     log = log_tail(attempt.log, _READ_LINES)
     if not progress.steps:
@@ -270,14 +268,16 @@ def _result(run: Run, command: dict[str, Any]) -> str:
     return "torn" if weights_fault(path) else "whole"
 
 
-def _write_end(reserve: Reserve, record: dict[str, Any]) -> None:
+def write_end(run: Run, attempt: Attempt, reserve: Reserve, record: dict[str, Any]) -> None:
+    """The last facts of an attempt: how it ended, and the seal."""
     data = dump_json(record)
     if len(data) > reserve.size:  # more than was kept free: the log is the part that can be read elsewhere
         data = dump_json({**record, "log_tail": [], "warnings": []})
     reserve.write_once(data)
+    seal(run, attempt.number)
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """How often this machine's kernel has killed a process for want of memory."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
