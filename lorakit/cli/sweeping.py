@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lorakit.sweep.definition import Definition
     from lorakit.sweep.folder import Folder, Planned
     from lorakit.sweep.scheduler import Outcome, Slot
-    from lorakit.sweep.trials import Sweep, Trial
+    from lorakit.sweep.trials import Sweep
     from lorakit.workspace import Workspace
 
 __all__ = ["ended_text", "hand_out", "outcome_json", "run"]
@@ -83,7 +83,9 @@ def run(
     """
     from lorakit.cli import screen
     from lorakit.cli.sweep_jobs import submit
+    from lorakit.cli.sweep_plan import plan_json, plan_page
     from lorakit.errors import UsageError
+    from lorakit.launch.environment import gpus
     from lorakit.sweep import scheduler, trials
     from lorakit.sweep.axes import parse_axes
     from lorakit.sweep.definition import Definition
@@ -104,18 +106,20 @@ def run(
     asked = replace(asked, axes=varying, fixed=(*asked.fixed, *fixed))
     with _looking(out) as on_trial:
         found = trials.prepare(path, asked, place, skip_refused=skip_refused, on_trial=on_trial)
+    slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
+    if dry_run and as_json:
+        screen.print_json(plan_json(found, place))
+        return
+    screen.put(out, plan_page(found, place, screen.fitting(out), at_once=(width or 1) if on else len(slots)))
     if dry_run:
-        _print_dry_run(found, out, as_json=as_json)
         return
     from lorakit.cli.baking import words_typed
-    from lorakit.launch.environment import gpus
     from lorakit.sweep.folder import create
 
     folder = create(found, asked.to_json(), place, words_typed())
     if on is not None:
         submit(folder, place, out, width=width, as_json=as_json)
         return
-    slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
     began = time.monotonic()
     outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast)
     if as_json:
@@ -211,69 +215,10 @@ def _told(point: Iterable[tuple[str, str]]) -> str:
     return "  ".join(f"{label(key)} {value}" for key, value in point)
 
 
-#: Rows of trials that a screen shows; --json has them all.
-_ROWS: Final = 40
-
-
-def _print_dry_run(sweep: Sweep, out: Console, *, as_json: bool) -> None:
-    from lorakit.cli import screen
-
-    if as_json:
-        screen.print_json(_dry_run_json(sweep))
-        return
-    head = ["trial", *_heads(sweep), "images", "steps", "writes", "", "warnings"]
-    if not any(trial.findings for trial in sweep.trials):
-        head.pop()
-    table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
-    for at, trial in enumerate(sweep.trials[:_ROWS], 1):
-        plan = trial.plan
-        done = screen.text((f"✓ done: {trial.done.short}", "done")) if trial.done else screen.text("to bake")
-        values = [value for _, value in trial.point]
-        row: list[str | Text] = [str(at), *values, str(plan.images), str(plan.total_steps)]
-        row += [screen.size(plan.disk.needed), done]
-        if codes := " ".join(finding.code for finding in trial.findings):
-            row.append(screen.text((codes, "look")))
-        table.append(row)
-    screen.put(out, screen.columns(table, gap=3))
-    if len(sweep.trials) > _ROWS:
-        out.print(screen.text((f"… {len(sweep.trials) - _ROWS} more; --json has them all", "same")))
-    for refused in sweep.refused[:_ROWS]:
-        out.print(screen.text(("✗ refused  ", "fail"), f"{refused.told}: {refused.error.what}"))
-    left = [trial for trial in sweep.trials if trial.done is None]
-    steps = sum(trial.plan.total_steps for trial in left)
-    size = screen.size(sum(trial.plan.disk.needed for trial in left))
-    told = [f"{_shape(sweep)} · {len(left)} of {len(sweep.trials)} to bake, {steps:,} steps, {size}{_seed(sweep)}"]
-    told += [f"{sweep.left_out} left out by --where"] if sweep.left_out else []
-    told += [f"{sweep.merged} mean the same as another and count once"] if sweep.merged else []
-    told += [f"{len(sweep.refused)} refused"] if sweep.refused else []
-    out.print(screen.text(" · ".join(told)))
-
-
-def _dry_run_json(sweep: Sweep) -> dict[str, Any]:
-    rows = [
-        {
-            **_trial_json(trial),
-            "total_steps": trial.plan.total_steps,
-            "bytes": trial.plan.disk.needed,
-            "findings": [finding.code for finding in trial.findings],
-            "done": trial.done.id if trial.done else None,
-        }
-        for trial in sweep.trials
-    ]
-    return {
-        "sweep": sweep.id,
-        "preset": str(sweep.preset),
-        "seed": sweep.seed,
-        "left_out": sweep.left_out,
-        "merged": sweep.merged,
-        "trials": rows,
-        "refused": [{"point": dict(one.point), "why": one.error.what} for one in sweep.refused],
-    }
-
-
 def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: int | None) -> list[Text]:
     from lorakit.archive.records import state
     from lorakit.cli import run_screens, screen
+    from lorakit.cli.sweep_plan import heads, seed_told, shape
 
     done = [one for one in outcomes if one.ended in {"baked", "done before"}]
     skipped = sum(one.ended == "done before" for one in outcomes)
@@ -281,10 +226,11 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
     lines = [
         screen.text(""),
         screen.text(
-            (f"sweep {sweep.id}", "strong"), f" · {_shape(sweep)} · {told} · {screen.duration(seconds)}{_seed(sweep)}"
+            (f"sweep {sweep.id}", "strong"),
+            f" · {shape(sweep)} · {told} · {screen.duration(seconds)}{seed_told(sweep)}",
         ),
     ]
-    head = ["run", *_heads(sweep), "outcome", "steps", "loss", "validation", "time"]
+    head = ["run", *heads(sweep), "outcome", "steps", "loss", "validation", "time"]
     table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
     for one in outcomes:
         row: list[str | Text] = [
@@ -309,20 +255,6 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
     return lines
 
 
-def _heads(sweep: Sweep) -> list[str]:
-    from lorakit.sweep.axes import label
-
-    return [label(axis.key) for axis in sweep.axes]
-
-
-def _shape(sweep: Sweep) -> str:
-    return " × ".join(str(len(axis.values)) for axis in sweep.axes)
-
-
-def _seed(sweep: Sweep) -> str:
-    return f" · seed {sweep.seed}, drawn for all" if sweep.seed_drawn else ""
-
-
 def ended_text(outcome: Outcome) -> Text:
     """What became of a trial, in its colour."""
     from lorakit.cli import screen
@@ -336,16 +268,6 @@ def ended_text(outcome: Outcome) -> Text:
         "not started": ("–", "same"),
     }[outcome.ended.value]
     return screen.text((f"{mark} {outcome.ended.value}", meaning))
-
-
-def _trial_json(trial: Trial) -> dict[str, Any]:
-    return {
-        "name": trial.resolved.preset.name,
-        "point": dict(trial.point),
-        "trial": trial.identity,
-        "trainer": trial.trainer,
-        "seed": trial.resolved.preset.seed,
-    }
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

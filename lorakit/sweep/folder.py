@@ -54,6 +54,7 @@ class Planned:
     bytes: int
     findings: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
     def resolved(self) -> ResolvedPreset:
         """Its preset, with every value in it, as it was planned: a preset edited since changes nothing."""
@@ -229,6 +230,7 @@ def _planned(trial: Trial) -> dict[str, Any]:
         "bytes": trial.plan.disk.needed,
         "findings": [finding.code for finding in trial.findings],
         "contents": dict(trial.contents),
+        "shape": dict(trial.shape),
     }
 
 

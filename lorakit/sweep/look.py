@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError, UsageError
 from lorakit.sweep.axes import SEED, Axis, Point, key_of, trial_name
+from lorakit.sweep.estimate import shape_of
 from lorakit.sweep.identity import Identifier
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Trial:
     done: Run | None = None
     findings: tuple[Finding, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class Looker:
             return Refused(point, error)
         key = self._identifier.identify(resolved.preset, planned.data, choice.kind)
         contents = self._identifier.contents(resolved.preset, planned.data)
-        return Trial(point, resolved, planned, choice.kind, key, findings=findings, contents=contents)
+        shape = shape_of(resolved.preset, planned, choice.kind, contents.get("base.model"))
+        return Trial(point, resolved, planned, choice.kind, key, findings=findings, contents=contents, shape=shape)
 
     def _choose(self, preset: Preset) -> TrainerChoice:
         from lorakit.trainers.choose import choose

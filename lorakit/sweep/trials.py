@@ -20,7 +20,7 @@ from lorakit.sweep.look import Looker, Refused, Trial
 if TYPE_CHECKING:
     from lorakit.workspace import Workspace
 
-__all__ = ["Refused", "Sweep", "Trial", "default_preset", "prepare"]
+__all__ = ["Refused", "Sweep", "Trial", "bytes_of", "default_preset", "prepare"]
 
 #: Runs that keep a trial from being baked again.
 _COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED, Status.QUEUED})
@@ -103,13 +103,13 @@ def prepare(
         raise UsageError("no trial is left", why="the conditions (--where) hold for none of them", todo="widen them")
     unlike = {trial.identity: trial for trial in reversed(looked)}
     kept = [trial for trial in looked if unlike[trial.identity] is trial]
-    _check_disk(kept)
     drawn = not any(axis.key == SEED for axis in axes) and all(trial.resolved.preset.seed is None for trial in kept)
     before = _baked_before(workspace, set(unlike))
     _refuse_running(before.values())
     before = {key: run for key, run in before.items() if state(run).status is Status.OK}
     seed = _shared_seed(before.values(), drawn=drawn)
     trials = tuple(_settle(trial, seed, before.get(trial.identity)) for trial in kept)
+    _check_disk([trial for trial in trials if trial.done is None])
     return Sweep(preset, axes, trials, seed, drawn, tuple(refused), left_out, len(looked) - len(kept))
 
 
@@ -126,8 +126,18 @@ def _refusal(refused: Sequence[Refused], count: int, *, looked: bool) -> Lorakit
     )
 
 
+def bytes_of(trials: Iterable[Trial]) -> int:
+    """What trials write together; caches on disk are shared, and count once."""
+    known = list(trials)
+    return sum(trial.plan.disk.needed - trial.plan.disk.caches for trial in known) + max(
+        (trial.plan.disk.caches for trial in known), default=0
+    )
+
+
 def _check_disk(trials: Sequence[Trial]) -> None:
-    needed = sum(trial.plan.disk.needed for trial in trials)
+    if not trials:
+        return
+    needed = bytes_of(trials)
     free = min(trial.plan.disk.free for trial in trials)
     if needed > free:
         raise DiskError(
