@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["PROGRESS_ENV", "STOP_ENV", "Follower", "Writer", "read", "stop_requested"]
+__all__ = ["PROGRESS_ENV", "SPIKES_ENV", "STOP_ENV", "Follower", "Writer", "read", "stop_requested"]
 
 VERSION: Final = 1
 PROGRESS_ENV: Final = "LORAKIT_PROGRESS"
 STOP_ENV: Final = "LORAKIT_STOP_FILE"
+#: What ends a training early: see trainers/sd_scripts/probe_spikes.py, which reads it.
+SPIKES_ENV: Final = "LORAKIT_SPIKES"
 
 
 class Writer:

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     OOM_CUDA = "oom-cuda"
     OOM_KILLED = "oom-killed"
     NAN = "nan"
+    SPIKE = "spike"
     DISK_FULL = "disk-full"
     MISSING_FILE = "missing-file"
     NO_DATA = "no-data"
@@ -118,7 +119,7 @@ def diagnose(evidence: Evidence) -> Verdict:
     failed = evidence.code != 0 or evidence.unreported or (evidence.launcher != 0 and not evidence.started)
     if failed:
         return _failed(evidence)
-    if evidence.end_reason in {"nan", "error"} or evidence.nan_since is not None:
+    if evidence.end_reason in _FAULTS or evidence.nan_since is not None:
         return _failed(evidence)
     if evidence.end_reason == "stopped":
         return _stopped(evidence)
@@ -137,6 +138,8 @@ def diagnose(evidence: Evidence) -> Verdict:
     return Verdict(Status.OK, Reason.OK, _steps(evidence), _WELL)
 
 
+#: Ends that a trainer itself calls a failure.
+_FAULTS: Final = frozenset({"nan", "spike", "error"})
 #: What shows that all is well.
 _WELL: Final = "every rank ended with exit code 0, and the final LoRA file is whole"
 
@@ -154,7 +157,7 @@ def _stopped(evidence: Evidence) -> Verdict:
         return Verdict(Status.OK, Reason.OK, _steps(evidence), _WELL)
     if evidence.keeper_signalled and evidence.batch_job and evidence.signal in {signal.SIGTERM, signal.SIGKILL}:
         return _terminated(evidence, "what was saved before is kept")  # the batch system signalled the ranks as well
-    if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in {"nan", "error"}):
+    if evidence.stop_level == 1 and (evidence.code != 0 or evidence.end_reason in _FAULTS):
         found = _failed(evidence)  # it was asked to stop, but ended by a fault of its own
         return Verdict(Status.FAILED, found.reason, found.message, found.evidence)
     if evidence.after_checkpoint and evidence.stop_level == 2:
@@ -239,6 +242,9 @@ def _why(evidence: Evidence) -> tuple[Reason, str, str]:
             else "the end says nan"
         )
         return Reason.NAN, said, f"progress.jsonl: {seen}"
+    if evidence.end_reason == "spike":
+        kept = "; the LoRA as it was then is saved" if evidence.result == "whole" else ""
+        return Reason.SPIKE, f"{evidence.end_message}{kept}", "progress.jsonl: the trainer's own end says spike"
     if evidence.launcher == -signal.SIGKILL and evidence.signal in {None, signal.SIGTERM, signal.SIGKILL}:
         said = "its launcher was killed by signal 9 (SIGKILL), and the training ended with it"
         return Reason.LAUNCHER_LOST, said, "launcher.json: that process ended by signal 9 (SIGKILL)"

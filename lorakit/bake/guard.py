@@ -33,10 +33,12 @@ _NO_PROGRESS: Final = frozenset({"memory", "warn"})
 
 @dataclass(frozen=True)
 class Limits:
-    """What request.json says in ``limits``: seconds without progress after which a run is ended (None: never), bytes of its log."""
+    """What request.json says in ``limits``: seconds without progress after which a run is ended (None: never), bytes of its log,
+    and what ends it early (``LORAKIT_SPIKES``)."""
 
     no_progress_seconds: float | None = None
     log_bytes: int = LOG_BYTES
+    spikes: str = ""
 
     @classmethod
     def of(cls, request: Mapping[str, Any] | None) -> Limits:
@@ -44,7 +46,12 @@ class Limits:
         found = (request or {}).get("limits")
         limits = found if isinstance(found, Mapping) else {}
         seconds, size = limits.get("no_progress_seconds"), limits.get("log_bytes")
-        return cls(no_progress_seconds=_positive(seconds), log_bytes=int(_positive(size) or LOG_BYTES))
+        spikes = limits.get("spikes")
+        return cls(
+            no_progress_seconds=_positive(seconds),
+            log_bytes=int(_positive(size) or LOG_BYTES),
+            spikes=spikes if isinstance(spikes, str) else "",
+        )
 
 
 def _positive(value: object) -> float | None:

@@ -147,6 +147,7 @@ def _launch(run: Run, attempt: Attempt, command: dict[str, Any]) -> tuple[Launch
         keeper=os.getpid(),
         cpu=shape["cpu"],
         gpu_ids=shape["gpu_ids"],
+        spikes=Limits.of(read_record(run.request)).spikes,
     )
     facts = {"cookie": cookie, "argv": list(argv), "environment": changes, "memory": free_memory()}
     return Launch(argv, env, attempt.path, cookie), facts

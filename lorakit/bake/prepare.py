@@ -225,7 +225,10 @@ def _request(
         "preset": str(resolved.path),
         "chain": [str(path) for path in resolved.chain],
         "lineage": dict(lineage or {}),
-        "limits": {"no_progress_seconds": _seconds(resolved.preset.launch.no_progress_timeout)},
+        "limits": {
+            "no_progress_seconds": _seconds(resolved.preset.launch.no_progress_timeout),
+            **({"spikes": resolved.preset.length.spikes} if resolved.preset.length.spikes else {}),
+        },
         "lorakit": __version__,
     }
 

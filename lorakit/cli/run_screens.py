@@ -60,6 +60,7 @@ _HINTS: Final[Mapping[Reason, str]] = {
     Reason.OOM_CUDA: "--set memory.gradient_checkpointing=true, a smaller length.batch_size, or the preset sdxl-8gb",
     Reason.OOM_KILLED: "--set dataset.workers=0, a smaller length.batch_size, or close what else needs memory",
     Reason.NAN: "a lower optim.unet_lr, --set precision.no_half_vae=true, or --set precision.mixed=bf16",
+    Reason.SPIKE: "an earlier checkpoint may be good; then a lower rate, more warmup, or a lower optim.max_grad_norm",
     Reason.DISK_FULL: "free some space; lorakit plan says how much a bake needs",
     Reason.MISSING_FILE: "look at the path: relative ones count from the workspace",
     Reason.NO_DATA: "lorakit plan shows which pictures are found and why others are skipped",
@@ -69,6 +70,10 @@ _HINTS: Final[Mapping[Reason, str]] = {
     Reason.TIMED_OUT: "lorakit logs shows its last words; several GPUs that wait for each other: launch.ddp_timeout",
     Reason.KEEPER_LOST: "type the bake again; everything that is needed is in the run folder",
 }
+
+
+#: Reasons that a resumed run would meet again.
+_WOULD_AGAIN: Final = frozenset({Reason.NAN, Reason.SPIKE})
 
 
 def listing(states: Sequence[RunState], *, now: float, width: int | None) -> list[Text]:
@@ -230,10 +235,10 @@ def ending(state: RunState, preset: str) -> list[Text]:
 
 
 def can_go_on(state: RunState) -> bool:
-    """Whether `lorakit resume` has something to go on from, and a reason to: what became NaN would become it again."""
+    """Whether `lorakit resume` has something to go on from, and a reason to: what became NaN or shot up would do it again."""
     from lorakit.archive.states import training_states  # `lorakit ls` does without
 
-    cut_short = state.status in {Status.STOPPED, Status.INTERRUPTED, Status.FAILED} and state.reason is not Reason.NAN
+    cut_short = state.status in {Status.STOPPED, Status.INTERRUPTED, Status.FAILED} and state.reason not in _WOULD_AGAIN
     return cut_short and any(one.whole for one in training_states(state.run))
 
 

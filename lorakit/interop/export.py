@@ -26,6 +26,7 @@ __all__ = ["FORMATS", "Exported", "Lost", "export"]
 #: What lorakit does around a training: no other trainer's file has a place for it.
 _OURS: Final = frozenset(
     {"description", "trainer.kind", "trainer.probe", "launch.no_progress_timeout", "base.allow_pickle", "launch.cpu"}
+    | {"length.stop_at_loss_spike", "length.stop_at_gradient_spike"}
 )
 
 

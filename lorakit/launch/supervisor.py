@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from lorakit.errors import TrainerError
 from lorakit.launch.processes import COOKIE_ENV, ProcessId, kill_all, processes_with_cookie, require_linux, wait_gone
-from lorakit.protocol import PROGRESS_ENV, STOP_ENV
+from lorakit.protocol import PROGRESS_ENV, SPIKES_ENV, STOP_ENV
 
 __all__ = ["Launch", "Outcome", "RankExit", "StopLevel", "spawn_detached", "supervise", "training_env"]
 
@@ -118,6 +118,7 @@ def training_env(
     keeper: int,
     cpu: bool,
     gpu_ids: str = "all",
+    spikes: str = "",
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The environment of a training, and a record of how it differs from ``base`` (names of what went, values of what came).
 
@@ -139,6 +140,8 @@ def training_env(
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+    if spikes:
+        added[SPIKES_ENV] = spikes
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         added[name] = base.get(name, "1")
     if cpu:

@@ -142,6 +142,7 @@ LowTimestep = Annotated[int, Field(ge=0, le=999), Words("a timestep from 0 to 99
 HighTimestep = Annotated[int, Field(ge=1, le=1000), Words("a timestep from 1 to 1000")]
 Number = Annotated[float, Words("a number")]
 NonNegative = Annotated[float, Field(ge=0), Words("a number of at least 0")]
+Spike = Annotated[float, Field(gt=1), Words("a number above 1")]
 Share = Annotated[float, Field(ge=0, le=1), Words("a number from 0 to 1")]
 ArgumentName = Annotated[str, BeforeValidator(_argument_name)]
 ScalarArgument = Annotated[Any, BeforeValidator(_scalar), Words("a text, a number, true or false")]

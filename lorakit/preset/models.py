@@ -22,6 +22,7 @@ from lorakit.preset.fields import (
     Seed,
     Separator,
     Share,
+    Spike,
     TeRates,
     Text,
     TrainResolution,
@@ -191,6 +192,10 @@ class Length(Table):
     steps: Positive | None = flag("--max_train_steps", None, "optimizer steps")
     batch_size: Positive = flag("--train_batch_size", 1, "pictures per device and micro-step")
     gradient_accumulation: Positive = flag("--gradient_accumulation_steps", 1, "micro-steps per optimizer step")
+    stop_at_loss_spike: Spike | None = flag(
+        None, None, "end early when the loss is above so many times its median in 3 steps in a row; unset: never"
+    )
+    stop_at_gradient_spike: Spike | None = flag(None, None, "the same for the gradient norm of any part")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -199,6 +204,12 @@ class Length(Table):
         if self.epochs is not None and self.steps is not None:
             raise PydanticCustomError("exclusive", "length.epochs and length.steps are both given")
         return self
+
+    @property
+    def spikes(self) -> str:
+        """What ends the training early, in the words of the environment variable ``LORAKIT_SPIKES``; "" for nothing."""
+        asked = {"loss": self.stop_at_loss_spike, "gradient": self.stop_at_gradient_spike}
+        return " ".join(f"{name}={factor:g}" for name, factor in asked.items() if factor is not None)
 
 
 class Loss(Table):

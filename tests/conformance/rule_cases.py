@@ -93,6 +93,7 @@ _TRAINED: Final = (
            speaks=(_ONE_STILL, _t({"optim.te_lr": [0.1, 0]})), silent=(_t(_TE),)),
     ignored("LK014", (_t({"optim.te_lr": [0.1, 0.3]}, "", "--text_encoder_lr", "0.1", "0.3", instead=_TE), _t(_TE)),
             matters=((_t({"optim.te_lr": 0.3}), _t(_TE)),)),
+    own("LK015", "of the probe: the trainer has no such thing"),
     refused("LK021", "AssertionError", _EARLY, _t({**_TE, **_TE_CACHED}), beside=(_t(_TE), _t(_TE_CACHED))),
     refused("LK028", "AssertionError", _EARLY,
             *_each(_TE_CACHED, _SHUFFLED, {"dataset.caption_dropout_rate": 0.5}, {"dataset.caption_tag_dropout_rate": 0.5},

@@ -51,6 +51,7 @@ _BY_WORDS: Mapping[str, SearchStrategy[Any]] = {
     "a number": _finite | st.integers(-5, 5),
     "a number of at least 0": st.floats(0, allow_infinity=False) | st.integers(0, 9),
     "a number from 0 to 1": st.floats(0, 1) | st.integers(0, 1),
+    "a number above 1": st.floats(1.01, 1e6),
     "a learning rate such as 1e-4; 0: not trained": _rates,
     "a learning rate, or a pair [TE1, TE2]": _rates | st.lists(_rates, min_size=2, max_size=2),
     'a share of the run ("5%", 0.05) or steps ("100 steps")': (

@@ -74,6 +74,8 @@ CASES = [
     case("LK013", "optim.te_lr=[0, 5e-5]", "optim.te_lr=[5e-5, 5e-5]"),
     case("LK014", "optim.te_lr=[5e-5, 2e-5]", "optim.te_lr=[5e-5, 5e-5]", "trainer.probe=false", only=True),
     case("LK014", "trainer.probe=false", "trainer.probe=true", "optim.te_lr=[5e-5, 2e-5]", only=True),
+    case("LK015", "trainer.probe=false", "trainer.probe=true", "length.stop_at_loss_spike=5.0", only=True),
+    case("LK015", "length.stop_at_gradient_spike=5.0", "", "trainer.probe=false", only=True),
     case("LK021", "", UNET_ONLY, "memory.cache_text_encoder_outputs=true"),
     case("LK028", "dataset.shuffle_caption=true", "", f"memory.cache_text_encoder_outputs=true | {UNET_ONLY}"),
     case("LK028", "dataset.caption_dropout_rate=0.1", "", f"memory.cache_text_encoder_outputs=true | {UNET_ONLY}"),

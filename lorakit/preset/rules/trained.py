@@ -67,6 +67,15 @@ def _sd_scripts_has_one_te_rate(preset: Preset, kind: TrainerKind) -> bool | str
 
 
 @TABLE.error(
+    "LK015", "length.stop_at_loss_spike", "an early end is asked for, and the probe is off",
+    why="sd-scripts alone does not look at its loss or gradients, and would train on",
+    todo='set trainer.probe = true, leave the two keys out, or set trainer.kind = "builtin"',
+)  # fmt: skip
+def _sd_scripts_does_not_watch(preset: Preset, kind: TrainerKind) -> bool | str:
+    return kind == "sd-scripts" and not preset.trainer.probe and preset.length.spikes
+
+
+@TABLE.error(
     "LK021", "memory.cache_text_encoder_outputs", "the text encoders are trained, but their outputs are cached",
     why="cached outputs never change, so there is nothing to train; sd-scripts stops with an assertion after loading the model",
     todo="set optim.te_lr = 0, or turn the cache off",

@@ -129,6 +129,7 @@ class Probe:
         self.told = False
         self.recorder: Any = None
         self.going = beside("probe_resume").Going(self)
+        self.spikes = beside("probe_spikes").Spikes.from_env()
         self.planned = 0
         self.clock = time.monotonic()
         self.validating: float | None = None
@@ -426,8 +427,10 @@ class Probe:
             what = "the loss" if not math.isfinite(loss) else "a gradient"
             kept = "the LoRA that was saved is that of the step before" if bad else "what was saved may be spoilt"
             self.stop("nan", f"{what} became NaN or infinite at step {self.step}; {kept}")
-        elif stop and self.step < self.args.max_train_steps:
-            self.stop("stopped", f"stopped after step {self.step}")
+            return
+        spike = self.spikes.add(self.step, loss, self.norms)
+        if self.step < self.args.max_train_steps and (stop or spike):
+            self.stop("spike" if spike else "stopped", spike or f"stopped after step {self.step}")
 
     def tell_early(self) -> None:
         """Before the files and pictures of a step: that step. Several processes agree on its loss only later."""

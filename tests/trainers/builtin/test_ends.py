@@ -19,6 +19,7 @@ from lorakit.dataset.scan import ScannedData, scan
 from lorakit.trainers.builtin import dataset
 from lorakit.trainers.builtin.lora import LoraNetwork
 from lorakit.trainers.builtin.monitor import Monitor, StepReport
+from lorakit.trainers.sd_scripts.probe_spikes import FEWEST, SPIKES_ENV
 from tests.trainers.builtin.runs import train, write_images
 
 
@@ -39,6 +40,18 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: object) -> None:
             action()  # type: ignore[operator]
 
     monkeypatch.setattr(Monitor, "step", tell)
+
+
+def test_a_gradient_that_shoots_up_ends_it_with_what_there_is(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    # A rate that rises until the LoRA breaks, and no clipping.
+    rising = {"learning_rate": "0.4", "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 100}
+    changes = {**rising, "max_train_steps": 100, "network_alpha": 64, "max_grad_norm": 0}
+    run = train(tiny_base, data, tmp_path / "out", changes, environment={SPIKES_ENV: "gradient=4"})
+    assert run.code == 0
+    assert run.end["reason"] == "spike"
+    assert run.end["message"].startswith("the gradient norm of ")
+    assert FEWEST < run.end["steps"] == len(run.losses) < 100
+    assert run.weights()
 
 
 def test_stop_file_ends_after_the_step(
