@@ -124,6 +124,17 @@ def test_signals() -> None:
     assert "(unknown)" in fails(code=None, signal=99).message
 
 
+def test_a_spike_says_when_and_what_is_kept() -> None:
+    found = fails(
+        code=0, result="whole", end_reason="spike", end_message="the loss was too high in steps 25 to 27", steps=27
+    )
+    assert (found.status, found.reason) == (Status.FAILED, Reason.SPIKE)
+    assert (
+        found.message
+        == "failed at step 27 of 343: the loss was too high in steps 25 to 27; the LoRA as it was then is saved"
+    )
+
+
 def test_nan() -> None:
     assert fails(code=0, result="whole", nan_since=7).reason is Reason.NAN
     assert "step 7" in fails(code=0, result="whole", nan_since=7).message
