@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "report": "reporting",
     "board": "reporting",
     "weights": "weighing",
+    "embeddings": "embedding",
     "sheet": "sheeting",
     "diagnose": "diagnosing",
     "doctor": "doctor",
