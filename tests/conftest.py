@@ -9,6 +9,8 @@ from hypothesis import settings
 # Set before anything imports torch; two threads per process on two cores fight, see docs/performance.md.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A second or two for each of hundreds of bakes; tests of the page switch it on.
+os.environ["LORAKIT_REPORT"] = "off"
 for name in ("FORCE_COLOR", "COLUMNS", "LORAKIT_PROGRESS", "LORAKIT_STOP_FILE"):
     os.environ.pop(name, None)
 

@@ -29,6 +29,7 @@ from lorakit.archive.seal import seal
 from lorakit.archive.states import checkpoints, settle
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import dump_json, write_once
+from lorakit.bake.afterwards import write_page
 from lorakit.bake.guard import Guard, Limits
 from lorakit.bake.held_caches import HeldCaches
 from lorakit.bake.relay import Relay
@@ -276,6 +277,8 @@ def write_end(run: Run, attempt: Attempt, reserve: Reserve, record: dict[str, An
         data = dump_json({**record, "log_tail": [], "warnings": []})
     reserve.write_once(data)
     seal(run, attempt.number)
+    if record["steps"]:
+        write_page(run)
 
 
 def oom_kills() -> int:

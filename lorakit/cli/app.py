@@ -40,6 +40,8 @@ _COMMANDS: Final = {
     "compare": "comparing",
     "report": "reporting",
     "board": "reporting",
+    "report": "reporting",
+    "board": "reporting",
     "weights": "weighing",
     "embeddings": "embedding",
     "sheet": "sheeting",

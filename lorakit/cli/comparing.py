@@ -1,102 +1,112 @@
-"""`lorakit compare`: runs side by side."""
+"""`lorakit compare`: runs side by side, on the screen, as JSON or CSV, or as a page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorakit.cli.options import Json, complete_run, workspace
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from lorakit.sweep.standing import Standing
+    from lorakit.verdict.compare import Comparison
+    from lorakit.verdict.sides import Side
 
-    from lorakit.verdict.compare import Comparison, Row
-
-__all__ = ["compare", "page"]
-
-#: How the results are called, and which function of ``screen`` writes them.
-_RESULTS: Final = {
-    "state": ("state", "plain"),
-    "steps": ("steps", "plain"),
-    "loss_first": ("loss, first epoch", "loss"),
-    "loss_last": ("loss, last epoch", "loss"),
-    "loss_average": ("loss, average", "loss"),
-    "validation": ("validation", "loss"),
-    "steps_per_second": ("speed", "speed"),
-    "seconds": ("time", "duration"),
-    "peak_vram": ("peak VRAM", "size"),
-    "peak_rss": ("peak RAM", "size"),
-}
+__all__ = ["compare"]
 
 
 def compare(
     runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN RUN...", autocompletion=complete_run, help="Two or more runs, as show takes them."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN RUN...",
+            autocompletion=complete_run,
+            help="Runs, as show takes them; LoRA files; log folders of another trainer.",
+        ),
+    ] = None,
     *,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", metavar="SWEEP", help="All runs of a sweep too, by its id or `latest`.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with curves, weights and samples.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line for each run.")] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Measure checkpoints even where together they are larger than 4 GB.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put runs side by side: what differed, and what came of it."""
-    from lorakit.archive.run import open_run
-    from lorakit.cli import screen
-    from lorakit.verdict.compare import compare as compared
+    """Put runs side by side: what differed, and what came of it.
 
+    Only what differs is shown; defaults are resolved, and files are compared by their contents. LoRA files and log folders that
+    lorakit did not make are compared as far as they go.
+    """
+    from lorakit.cli import compare_screen, screen
+    from lorakit.errors import UsageError
+    from lorakit.verdict.compare import compare as compared
+    from lorakit.verdict.page.plotly import require
+    from lorakit.verdict.sides import side_of
+
+    if html is not None:
+        require()  # said before anything is measured
+    if as_csv and as_json:
+        raise UsageError("--csv and --json are two forms of one answer", todo="leave one out")
     place = workspace()
-    found = compared([open_run(place.runs, run) for run in runs])
+    asked: list[Side] = [side_of(word, place.runs) for word in runs or ()]
+    standing = _standing(sweep) if sweep is not None else None
+    if standing is not None:
+        known = {side.path.resolve() for side in asked}
+        ran = [one.run for one in standing.trials if one.run is not None]
+        asked += [side_of(str(run.path), place.runs) for run in ran if run.path.resolve() not in known]
+    err = screen.console(err=True)
+    if err.is_terminal and len(asked) > 1:
+        with err.status(screen.text(f"reading {screen.count(len(asked), 'run')}")):
+            found = compared(asked, measure=weights or None)
+    else:
+        found = compared(asked, measure=weights or None)
+    if html is not None:
+        _write(found, standing, html)
+        if not (as_json or as_csv):
+            screen.console().print(
+                screen.text(("✓ ", "done"), f"{html}  {screen.size(html.stat().st_size)}, one file, no network")
+            )
+            return
     if as_json:
         screen.print_json(found.to_json())
-        return
-    out = screen.console()
-    screen.put(out, page(found, width=screen.fitting(out)))
+    elif as_csv:
+        compare_screen.print_csv(found)
+    else:
+        out = screen.console()
+        screen.put(out, compare_screen.page(found, width=screen.fitting(out)))
+        if html is None:
+            words = " ".join([*(runs or ()), *(["--sweep", sweep] if sweep else [])])
+            out.print(screen.text(("next: ", "same"), f"lorakit compare {words} --html compare.html"))
 
 
-def page(found: Comparison, *, width: int | None) -> list[Text]:
-    """The whole page: what differs, a line on what does not, results."""
-    from lorakit.cli import screen
+def _standing(sweep: str) -> Standing:
+    from lorakit.errors import ArchiveError
+    from lorakit.sweep.folder import find
+    from lorakit.sweep.standing import standing
 
-    count = len(found.runs)
-    table: list[list[str | Text]] = [["", *(screen.text((state.run.short, "strong")) for state in found.runs)]]
-    if len({state.name for state in found.runs}) > 1:
-        table.append(["", *(screen.text((state.name, "same")) for state in found.runs)])
-    table += [[screen.text(row.key), *row.shown] for row in (*found.settings, *found.inputs)]
-    if len(table) <= 2:
-        table.append([screen.text(("nothing differs", "same"))])
-    divider = len(table)
-    table += [_result(row) for row in found.results if any(value is not None for value in row.values)]
-    lines = screen.columns(table, gap=3, width=width, flexible=tuple(range(count + 1)))
-    same = ", ".join([f"{screen.count(found.same, 'other value')}", *_same_inputs(found)])
-    lines.insert(divider, screen.text((f"── same: {same}", "same")))
-    return lines
+    place = workspace()
+    found = standing(find(place, sweep), place.runs)
+    if not any(one.run for one in found.trials):
+        raise ArchiveError(f"no trial of {found.folder.id} has run", todo=f"lorakit sweep status {found.folder.id}")
+    return found
 
 
-def _same_inputs(found: Comparison) -> list[str]:
-    """The inputs that are equal, those of the environment under one name."""
-    parts = {"lorakit", "python", "implementation", "platform", "machine", "GPU", "packages"}
-    names = [name for name in found.same_inputs if name not in parts]
-    rest = parts & set(found.same_inputs)
-    if rest:
-        names.append("environment" if rest == parts else "the rest of the environment")
-    return names
+def _write(found: Comparison, standing: Standing | None, target: Path) -> None:
+    from lorakit import atomic
+    from lorakit.errors import DiskError
+    from lorakit.verdict.page.build import compare_page
 
-
-def _result(row: Row) -> list[str | Text]:
-    from lorakit.cli import screen
-
-    title, writer = _RESULTS[row.key]
-    write: Callable[[Any], str] = getattr(screen, writer)
-    best = _lowest(row)
-    cells: list[str | Text] = [title]
-    for value in row.values:
-        shown = "–" if value is None else write(value)
-        cells.append(screen.text((shown, "strong")) if value is not None and value == best else shown)
-    return cells
-
-
-def _lowest(row: Row) -> float | None:
-    # The lowest validation loss is worth an eye; training losses of different data or noise are not to be ranked.
-    numbers = [value for value in row.values if isinstance(value, float) and math.isfinite(value)]
-    return min(numbers) if row.key == "validation" and len(set(numbers)) > 1 else None
+    axes = list(standing.folder.axes) if standing is not None else None
+    points = {one.run.path.resolve(): dict(one.trial.point) for one in standing.trials if one.run} if standing else {}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(target, compare_page(found, target.resolve().parent, axes=axes, points=points))
+    except OSError as error:
+        raise DiskError(f"{target} cannot be written", why=error.strerror or str(error)) from error

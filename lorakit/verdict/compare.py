@@ -1,18 +1,19 @@
-"""Runs side by side: the values that really differ, then what came of them."""
+"""Runs side by side: the values that really differ, then what came of them. Bare LoRA files and log folders as far as they go."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
 
-from lorakit.archive.records import RunState, state
-from lorakit.archive.run import SCHEMA, Run, read_record
-from lorakit.errors import UsageError
-from lorakit.verdict.settings import effective, settings, show_value
+from lorakit.archive.run import SCHEMA, Run
+from lorakit.evidence.measured import WeightSummary
+from lorakit.verdict.datasets import DatasetChanges, DatasetDifference, dataset_changes, dataset_difference
+from lorakit.verdict.results import results
+from lorakit.verdict.settings import show_value
+from lorakit.verdict.sides import Side, sides
 
 __all__ = ["Comparison", "DatasetDifference", "Row", "compare", "dataset_difference"]
 
@@ -22,132 +23,194 @@ _DATASET_PATHS: Final = frozenset({"dataset.path", "dataset.reg_path", "dataset.
 #: Facts of environment.json that can change a training; the rest (host name, free memory …) cannot.
 _ENVIRONMENT: Final = ("lorakit", "python", "implementation", "platform", "machine")
 _MODELS: Final = {"base.model": "base model", "base.vae": "VAE", "network.weights": "starting weights"}
+#: Settings that change what the loss counts, so that its height tells nothing across them.
+_OTHER_LOSS: Final = ("loss.", "base.v_prediction")
+#: Bytes of checkpoints that are measured without being asked to: some 20 seconds.
+_MEASURED: Final = 4_000_000_000
+#: Datasets whose pictures are named one by one; of more only counts are kept.
+_NAMED: Final = 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ``values`` as they are, one per run, ``shown`` as they read."""
+    """One line of the table: ``values`` as they are, one per side, ``shown`` as they read, ``origins`` where they came from."""
 
     key: str
     values: tuple[Any, ...]
     shown: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DatasetDifference:
-    """A run's pictures against another's, in numbers of pictures.
-
-    ``changed``: another picture under the same name; ``rearranged``: other repeats, bucket or side of the validation split.
-    """
-
-    images: int
-    added: int = 0
-    removed: int = 0
-    changed: int = 0
-    recaptioned: int = 0
-    rearranged: int = 0
-
-    def __str__(self) -> str:
-        images = f"{self.images} image{'' if self.images == 1 else 's'}"
-        signed = ((f"+{self.added}", self.added), (f"−{self.removed}", self.removed))
-        worded = (("changed", self.changed), ("recaptioned", self.recaptioned), ("rearranged", self.rearranged))
-        parts = [text for text, count in signed if count] + [f"{count} {word}" for word, count in worded if count]
-        return f"{images} ({', '.join(parts)})" if parts else images
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Several runs: ``settings`` and ``inputs`` hold the rows that differ, ``results`` every result.
 
-    ``same`` is the number of settings that are equal in all runs, ``same_inputs`` the names of the inputs that are.
+    ``alike`` are the settings that are equal in all, ``same_inputs`` the names of the inputs that are. ``warnings`` say what
+    must not be read out of the numbers, and what could not be read. ``datasets`` names the pictures that differ from the
+    first side's, one entry per side (empty beyond twenty sides). ``weights`` is the last checkpoint of each side, where it was measured.
     """
 
-    runs: tuple[RunState, ...]
+    sides: tuple[Side, ...]
     settings: tuple[Row, ...]
     inputs: tuple[Row, ...]
     results: tuple[Row, ...]
-    same: int
+    alike: tuple[Row, ...]
     same_inputs: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    datasets: tuple[DatasetChanges, ...] = ()
+    weights: tuple[WeightSummary | None, ...] = ()
+
+    @property
+    def same(self) -> int:
+        """How many settings are equal."""
+        return len(self.alike)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; numbers that are not finite as text."""
         return {
             "schema": SCHEMA,
-            "runs": [{"id": found.run.id, "name": found.name, "status": found.status.value} for found in self.runs],
+            "runs": [
+                {
+                    "id": side.run.id if side.run else side.label,
+                    "name": side.name,
+                    "kind": side.kind,
+                    "path": str(side.path),
+                    "status": side.state.status.value if side.state else None,
+                }
+                for side in self.sides
+            ],
             "settings": {row.key: [_plain(value) for value in row.values] for row in self.settings},
+            "origins": {row.key: list(row.origins) for row in self.settings},
             "inputs": {row.key: list(row.shown) for row in self.inputs},
             "results": {row.key: [_plain(value) for value in row.values] for row in self.results},
             "same": {"settings": self.same, "inputs": list(self.same_inputs)},
+            "datasets": [
+                {
+                    "added": list(one.added),
+                    "removed": list(one.removed),
+                    "changed": list(one.changed),
+                    "recaptioned": [vars(picture) for picture in one.recaptioned],
+                }
+                for one in self.datasets
+            ],
+            "warnings": list(self.warnings),
         }
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """Compare two or more runs; the first is what the others' datasets are held against.
+def compare(runs: Sequence[Run | Side], *, measure: bool | None = None) -> Comparison:
+    """Compare two or more runs, LoRA files or log folders; the first is what the others' datasets are held against.
 
-    Raises UsageError for fewer than two different runs, ArchiveError for a run whose preset cannot be read.
+    Checkpoints that were not measured before are when ``measure`` says so, or, where it says nothing, when all of them
+    together are not too large. Raises UsageError for fewer than two different ones, ArchiveError for a run whose preset cannot be read.
     """
-    if len({run.path for run in runs}) < len(runs) or len(runs) < 2:
-        raise UsageError("two or more different runs can be compared", todo="lorakit compare k3f9 latest")
-    states = tuple(state(run) for run in runs)
-    rows, same = _settings(runs)
-    inputs = list(_inputs(runs))
+    return side_by_side(sides(runs), measure=measure)
+
+
+def side_by_side(found: Sequence[Side], *, measure: bool | None = None) -> Comparison:
+    """The same for any number of sides, one too: then nothing differs, and its results stand alone."""
+    rows, alike = _settings(found)
+    inputs, changes, validated = _inputs(found)
+    if measure is None:
+        measure = sum(side.weight_bytes for side in found) <= _MEASURED
+    checkpoints = [side.weights(measure_now=measure) for side in found]
+    weights = tuple(one.last for one in checkpoints)
+    differing = tuple(row for row in inputs if not _equal(row))
+    complaints = [
+        f"{side.label}: {complaint}"
+        for side, one in zip(found, checkpoints, strict=True)
+        for complaint in one.complaints
+    ]
+    if not measure and any(one is None for one in weights):
+        complaints.append("weights were not all measured, for they are large: --weights measures them")
     return Comparison(
-        runs=states,
+        sides=tuple(found),
         settings=rows,
-        inputs=tuple(row for row in inputs if not _equal(row.values)),
-        results=tuple(_results(states)),
-        same=same,
-        same_inputs=tuple(row.key for row in inputs if _equal(row.values)),
+        inputs=differing,
+        results=tuple(
+            Row(key, values, tuple("–" if value is None else str(value) for value in values))
+            for key, values in results(found, weights)
+        ),
+        alike=alike,
+        same_inputs=tuple(row.key for row in inputs if _equal(row)),
+        warnings=(*_cautions(rows, differing, validated), *complaints),
+        datasets=changes,
+        weights=weights,
     )
 
 
-def _settings(runs: Sequence[Run]) -> tuple[tuple[Row, ...], int]:
-    written = [settings(run) for run in runs]
-    meant = [effective(run, values) for run, values in zip(runs, written, strict=True)]
-    rows = []
-    same = 0
-    for key in dict.fromkeys(key for values in written for key in values):
+def _settings(found: Sequence[Side]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    differing: list[Row] = []
+    alike: list[Row] = []
+    for key in dict.fromkeys(key for side in found for key in side.settings):
         if key in _NOT_SETTINGS or key in _DATASET_PATHS:
             continue
-        as_written, as_meant = ([values.get(key) for values in each] for each in (written, meant))
+        known = [side for side in found if side.is_whole or key in side.settings]
+        values = tuple(side.settings.get(key) for side in found)
+        shown = tuple(show_value(key, side.settings.get(key)) if side in known else "?" for side in found)
+        row = Row(key, values, shown, tuple(side.origins.get(key, "") for side in found))
         # Alike as written (5 % of two lengths) or as meant (dim/2 and 8 at dim 16): alike.
-        if _equal(as_written) or _equal(as_meant):
-            same += 1
-        else:
-            shown = tuple(show_value(key, value) for value in as_written)
-            rows.append(Row(key, tuple(as_written), shown))
-    return tuple(rows), same
+        same = any(
+            _all_equal([told.get(key) for told in each])
+            for each in ([s.settings for s in known], [s.meant for s in known])
+        )
+        (alike if same else differing).append(row)
+    return tuple(differing), tuple(alike)
 
 
-def _inputs(runs: Sequence[Run]) -> Iterator[Row]:
-    """Data, models, trainer, environment: one row each, equal or not."""
-    datasets = [read_record(run.dataset) or {} for run in runs]
-    differences = [dataset_difference(datasets[0], other) for other in datasets]
-    yield Row("dataset", tuple(record.get("digest") for record in datasets), tuple(map(str, differences)))
+def _inputs(found: Sequence[Side]) -> tuple[list[Row], tuple[DatasetChanges, ...], bool]:
+    """Data, models, trainer, environment: one row each, equal or not; which pictures differ; whether all validate on the same."""
+    first = found[0].dataset()
+    digests, differences, changes, models, held_out = [], [], [], [], []
+    for side in found:
+        # One dataset at a time beside the first: they may be large, and there may be hundreds.
+        record = side.dataset()
+        digests.append(record.get("digest"))
+        same = digests[-1] is not None and digests[-1] == digests[0]
+        differences.append("?" if digests[-1] is None and not side.is_whole else str(dataset_difference(first, record)))
+        if len(found) <= _NAMED:
+            changes.append(DatasetChanges() if same or not side.is_whole else dataset_changes(first, record))
+        models.append({key: _model(record, key) for key in _MODELS})
+        held_out.append(
+            sorted(str(image.get("sha256")) for image in record.get("images") or () if image.get("validation"))
+        )
+    rows = [Row("dataset", tuple(digests), tuple(differences))]
     for key, title in _MODELS.items():
-        files = [_model(record, key) for record in datasets]
+        files = [told[key] for told in models]
         if any(files):
-            hashes = tuple(tuple(sha for _, sha in entries) for entries in files)
-            yield Row(title, hashes, tuple(_model_text(entries) for entries in files))
-    environments = [read_record(run.environment) or {} for run in runs]
-    trainers = tuple(_trainer(run, record) for run, record in zip(runs, environments, strict=True))
-    yield Row("trainer", trainers, trainers)
-    for key in _ENVIRONMENT:
-        values = tuple(record.get(key) for record in environments)
-        yield Row(key, values, tuple(show_value(key, value) for value in values))
-    cards = tuple(", ".join(str(card.get("name")) for card in record.get("gpus") or ()) for record in environments)
-    yield Row("GPU", cards, tuple(card or "none" for card in cards))
-    yield from _packages(environments)
+            hashes = tuple(tuple(sha for _, sha in entries) or None for entries in files)
+            rows.append(
+                Row(
+                    title, hashes, tuple(_model_text(entries, side) for entries, side in zip(files, found, strict=True))
+                )
+            )
+    trainers = tuple(side.trainer for side in found)
+    rows.append(Row("trainer", trainers, tuple(told or "?" for told in trainers)))
+    rows += [_told(key, [side.environment.get(key) for side in found], found) for key in _ENVIRONMENT]
+    cards = [
+        ", ".join(str(card.get("name")) for card in side.environment.get("gpus") or ()) if side.environment else None
+        for side in found
+    ]
+    rows.append(Row("GPU", tuple(cards), tuple("?" if card is None else card or "none" for card in cards)))
+    rows += _packages(found)
+    return rows, tuple(changes), len({tuple(pictures) for pictures in held_out}) == 1
 
 
-def _packages(environments: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+def _told(key: str, values: Sequence[Any], found: Sequence[Side]) -> Row:
+    shown = tuple(
+        "?" if value is None and not side.environment else show_value(key, value)
+        for value, side in zip(values, found, strict=True)
+    )
+    return Row(key, tuple(values), shown)
+
+
+def _packages(found: Sequence[Side]) -> Iterator[Row]:
     """One row per package of another version, or one for all when they are the same."""
-    packages = [record.get("packages") or {} for record in environments]
-    names = sorted({name for each in packages for name in each}, key=str.lower)
-    differing = [name for name in names if not _equal([each.get(name) for each in packages])]
+    packages = [side.environment.get("packages") or {} for side in found]
+    known = [each for each, side in zip(packages, found, strict=True) if side.environment]
+    names = sorted({name for each in known for name in each}, key=str.lower)
+    differing = [name for name in names if not _all_equal([each.get(name) for each in known])]
     for name in differing:
-        values = tuple(each.get(name) for each in packages)
-        yield Row(f"package {name}", values, tuple(show_value(name, value) for value in values))
+        yield _told(f"package {name}", [each.get(name) for each in packages], found)
     if not differing:
         yield Row("packages", tuple(0 for _ in packages), tuple("" for _ in packages))
 
@@ -157,111 +220,32 @@ def _model(record: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
     return [(PurePath(str(entry.get("path"))).name, str(entry.get("sha256"))) for entry in entries]
 
 
-def _model_text(entries: Sequence[tuple[str, str]]) -> str:
+def _model_text(entries: Sequence[tuple[str, str]], side: Side) -> str:
     if not entries:
-        return "–"
+        return "–" if side.is_whole else "?"
     name, sha = entries[0]
     more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
     return f"{name} {sha[:8]}{more}"
 
 
-def _trainer(run: Run, environment: Mapping[str, Any]) -> str:
-    """Kind, and the commit of its checkout where it has one."""
-    command = (read_record(run.command_json) or {}).get("trainer") or {}
-    checkout = (environment.get("trainer") or {}).get("checkout") or {}
-    parts = [str(command.get("kind") or (environment.get("trainer") or {}).get("kind") or "?")]
-    if isinstance(checkout, dict) and checkout.get("commit"):
-        parts.append(str(checkout["commit"])[:8] + (" (changed)" if checkout.get("dirty") else ""))
-    return " ".join(parts)
+def _cautions(settings: Sequence[Row], inputs: Sequence[Row], validated: bool) -> Iterator[str]:
+    """What must not be read out of the numbers, because more than one thing differs."""
+    if any(row.key == "base model" for row in inputs):
+        yield "the base models differ: neither losses nor weights can be held against each other"
+    kinds = [row.key for row in settings if row.key.startswith(_OTHER_LOSS)]
+    if kinds:
+        listed = ", ".join(kinds[:3]) + (" and others" if len(kinds) > 3 else "")
+        yield f"training losses count other things, since {listed} {'differs' if len(kinds) == 1 else 'differ'}: compare samples"
+    if not validated:
+        yield "validation losses are of different pictures"
 
 
-def dataset_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> DatasetDifference:
-    """How the pictures of ``other`` differ from those of ``first``, both as dataset.json records.
-
-    Pictures are known by their contents; one that has gone and one that has come under the same name is a changed one.
-    """
-    ours, theirs = (record.get("images") or [] for record in (first, other))
-    gone = _without(ours, theirs, _content)
-    come = _without(theirs, ours, _content)
-    changed = len(_paired(gone, come, _name))
-    there = Counter(map(_content, ours)) & Counter(map(_content, theirs))
-    stayed_ours, stayed_theirs = (_keep(images, there) for images in (ours, theirs))
-    recaptioned = len(_without(stayed_theirs, stayed_ours, _captioned))
-    rearranged = len(_without(stayed_theirs, stayed_ours, _arranged))
-    return DatasetDifference(
-        images=len(theirs),
-        added=len(come) - changed,
-        removed=len(gone) - changed,
-        changed=changed,
-        recaptioned=recaptioned,
-        rearranged=rearranged,
-    )
+def _equal(row: Row) -> bool:
+    """Whether all that is known of a row is equal; what nobody knows (shown as ?) differs from nothing."""
+    return _all_equal([value for value, shown in zip(row.values, row.shown, strict=True) if shown != "?"])
 
 
-_Image = Mapping[str, Any]
-
-
-def _content(image: _Image) -> Any:
-    return image.get("sha256")
-
-
-def _captioned(image: _Image) -> Any:
-    return image.get("sha256"), image.get("caption"), image.get("caption_sha256")
-
-
-def _arranged(image: _Image) -> Any:
-    return image.get("sha256"), image.get("repeats"), str(image.get("bucket")), image.get("validation")
-
-
-def _name(image: _Image) -> Any:
-    return PurePath(str(image.get("path"))).parts[-2:]
-
-
-def _without(images: Sequence[_Image], others: Sequence[_Image], key: Callable[[_Image], Any]) -> list[_Image]:
-    """The images that have no partner among the others; each partner is used once."""
-    left = Counter(map(key, others))
-    alone = []
-    for image in images:
-        if left[key(image)] > 0:
-            left[key(image)] -= 1
-        else:
-            alone.append(image)
-    return alone
-
-
-def _paired(images: Sequence[_Image], others: Sequence[_Image], key: Callable[[_Image], Any]) -> list[Any]:
-    return list((Counter(map(key, images)) & Counter(map(key, others))).elements())
-
-
-def _keep(images: Sequence[_Image], there: Counter[Any]) -> list[_Image]:
-    left = Counter(there)
-    kept = []
-    for image in images:
-        if left[_content(image)] > 0:
-            left[_content(image)] -= 1
-            kept.append(image)
-    return kept
-
-
-def _results(states: Sequence[RunState]) -> Iterator[Row]:
-    titles: tuple[tuple[str, Callable[[RunState], Any]], ...] = (
-        ("state", lambda found: found.status.value),
-        ("steps", lambda found: found.steps),
-        ("loss_first", lambda found: found.loss_first),
-        ("loss_last", lambda found: found.loss_last),
-        ("loss_average", lambda found: found.loss_average),
-        ("validation", lambda found: found.validation),
-        ("steps_per_second", lambda found: found.steps_per_second),
-        ("seconds", lambda found: found.seconds),
-        ("peak_vram", lambda found: found.vram),
-        ("peak_rss", lambda found: found.rss),
-    )
-    for key, value_of in titles:
-        values = tuple(value_of(found) for found in states)
-        yield Row(key, values, tuple("–" if value is None else str(value) for value in values))
-
-
-def _equal(values: Sequence[Any]) -> bool:
+def _all_equal(values: Sequence[Any]) -> bool:
     return all(value == values[0] for value in values[1:])
 
 

@@ -27,8 +27,8 @@ def settings(run: Run) -> dict[str, Any]:
         ) from error
 
 
-def effective(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings by what they come to: ``dim/2`` as a number, a pair of equal rates as one, warmup in steps."""
+def effective(run: Run | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings by what they come to: ``dim/2`` as a number, a pair of equal rates as one, warmup in a run's steps."""
     meant = dict(values)
     try:
         if "network.alpha" in meant:
@@ -37,7 +37,7 @@ def effective(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:
             meant["optim.te_lr"] = TextEncoderRates.parse(meant["optim.te_lr"]).plain()
     except (KeyError, TypeError, ValueError):
         return dict(values)  # another version's spelling: compared as written
-    plan = read_record(run.plan) or {}
+    plan = (read_record(run.plan) or {}) if run is not None else {}
     if "optim.warmup" in meant and isinstance(plan.get("warmup_steps"), int):
         meant["optim.warmup"] = f"{plan['warmup_steps']} steps"
     return meant

@@ -10,12 +10,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorakit.cli.comparing import page
+from lorakit.archive.run import Run
+from lorakit.cli.compare_screen import page
 from lorakit.errors import ArchiveError, UsageError
 from lorakit.verdict.compare import DatasetDifference, compare, dataset_difference
 from lorakit.verdict.settings import settings, show_value
 from tests.cli.made_runs import OUT_OF_MEMORY, image, make_run
 from tests.cli.running import golden
+from tests.verdict.made_loras import lora
+
+
+def gradients(run: Run, **norms: float) -> None:
+    """Twenty steps with these gradient norms, and ten times as large ones before the last two."""
+    lines = [
+        json.dumps(
+            {
+                "v": 1,
+                "t": step,
+                "type": "step",
+                "step": step,
+                "epoch": 1,
+                "loss": 0.1,
+                "grad_norm": {part: norm * (1 if step > 18 else 10) for part, norm in norms.items()},
+            }
+        )
+        for step in range(1, 21)
+    ]
+    run.attempt(1).progress.write_text("\n".join(lines) + "\n")
 
 
 def test_only_what_differs_is_shown(tmp_path: Path) -> None:
@@ -24,6 +45,9 @@ def test_only_what_differs_is_shown(tmp_path: Path) -> None:
         make_run(tmp_path, "花見", short="m8aa", unet_lr="2.5e-4", te_lr="5e-5", packages={"torch": "2.12.0"}),
         make_run(tmp_path, short="p2xd", ended={**OUT_OF_MEMORY, "loss_average": None, "vram": None}, te_lr="0"),
     ]
+    for at, run in enumerate(runs):
+        lora(run.weights / "lora.safetensors", unet=3.0 + at, text=0.5 - at / 4)
+    gradients(runs[0], unet=0.045, te1=0.011)
     found = compare(runs)
     assert [row.key for row in found.settings] == ["optim.unet_lr", "optim.te_lr"]
     assert [row.key for row in found.inputs] == ["dataset", "package torch"]

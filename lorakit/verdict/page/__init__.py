@@ -1,0 +1,1 @@
+"""Runs as a page: one HTML file that needs no network."""
