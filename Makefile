@@ -70,6 +70,7 @@ docs: $(VENV)/.builtin
 	$(BIN)/python -m lorakit.preset.reference > docs/presets.md
 	$(BIN)/python -m lorakit.trainers.builtin_page > docs/builtin-trainer.md
 	$(BIN)/python -m lorakit.trainers.rules_page > docs/rules.md
+	$(BIN)/python -m lorakit.verdict.diagnose.reference > docs/diagnose.md
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cli_startup.py

@@ -68,7 +68,7 @@ def _spelled(changes: dict[str, Any]) -> str:
 
 @TEXT.rule("D01", "a text encoder is hardly trained")
 def hardly_trained(facts: Facts, limits: Thresholds) -> Found | None:
-    """By gradients (issue thresholds, SDXL alone) or by the text encoders' share of what the LoRA weighs."""
+    """Its gradients are small (`te.grad_te1`, `te.grad_te2`) while the UNet's are `te.grad_ratio` times larger, or text encoders are a tiny share of the squared weight norm (`te.share`). A schedule that has cut the rate at the end (`te.schedule_cut`) makes it worse."""
     encoders = _trained_encoders(facts)
     unet = facts.grads.get("unet")
     weak: list[Evidence] = []
@@ -161,7 +161,7 @@ def not_trained(facts: Facts, limits: Thresholds) -> Found | None:
 
 @TEXT.rule("D03", "a text encoder is overcooked")
 def overcooked(facts: Facts, limits: Thresholds) -> Found | None:
-    """It moved far against its own weights, or training content shows up unasked."""
+    """It moved far against its own weights (`te.moved_much`), or you saw `unrelated-content` or `ignores-prompt`."""
     encoders = _trained_encoders(facts)
     limit = limits["te.moved_much"]
     far = {
@@ -189,7 +189,7 @@ def overcooked(facts: Facts, limits: Thresholds) -> Found | None:
 
 @TEXT.rule("D04", "the text encoders are undercooked")
 def undercooked_text(facts: Facts, limits: Thresholds) -> Found | None:
-    """Only eyes can tell that a trigger works at high weights alone."""
+    """You saw `weak-trigger`: no program sees that a trigger works at high weights alone."""
     seen = _saw(facts, "weak-trigger")
     encoders = _trained_encoders(facts)
     if not seen:
@@ -204,7 +204,7 @@ def undercooked_text(facts: Facts, limits: Thresholds) -> Found | None:
 
 @UNET.rule("D11", "the UNet is fried")
 def fried(facts: Facts, limits: Thresholds) -> Found | None:
-    """Moved beyond its own weights, thrown off by bursts, rising loss, or samples without picture."""
+    """It moved far against its own weights (`unet.moved_much`), the loss rose (`loss.rise`) or has spikes (`loss.spike`, `loss.spikes`), gradients burst (`unet.grad_burst`), samples are noise or flat (`pictures.grain`, `pictures.flat`), or you saw `noise`."""
     if not facts.trained("unet"):
         return None
     strong: list[Evidence] = []
@@ -256,7 +256,7 @@ def fried(facts: Facts, limits: Thresholds) -> Found | None:
 
 @UNET.rule("D12", "the UNet is undercooked")
 def undercooked(facts: Facts, limits: Thresholds) -> Found | None:
-    """It hardly moved against its own weights, or samples stay at the base model's."""
+    """It hardly moved against its own weights (`unet.moved_little`), samples stay as before the first step (`pictures.same`), or you saw `like-base`."""
     if not facts.trained("unet") or facts.setup.goes_on:
         return None
     pieces: list[Evidence] = []
@@ -282,7 +282,7 @@ def _go_on(facts: Facts) -> str | None:
 
 @ROAD_TABLE.rule("D51", "the text is understood, the pictures are poor")
 def to_refine_unet(facts: Facts, limits: Thresholds) -> Found | None:
-    """Go on with the UNet."""
+    """You saw `poor-images`: go on with the UNet."""
     del limits
     seen = _saw(facts, "poor-images")
     advice = Advice(
@@ -293,7 +293,7 @@ def to_refine_unet(facts: Facts, limits: Thresholds) -> Found | None:
 
 @ROAD_TABLE.rule("D52", "the pictures are good, the text is not understood")
 def to_refine_te(facts: Facts, limits: Thresholds) -> Found | None:
-    """Go on with the text encoders."""
+    """You saw `text-not-understood`: go on with the text encoders."""
     seen = _saw(facts, "text-not-understood")
     rate = format_rate(limits["change.refine_te"])
     advice = Advice(
@@ -306,7 +306,7 @@ def to_refine_te(facts: Facts, limits: Thresholds) -> Found | None:
 
 @ROAD_TABLE.rule("D53", "text and pictures are fine: let it come to rest")
 def to_anneal(facts: Facts, limits: Thresholds) -> Found | None:
-    """Go on with everything at a tenth."""
+    """You saw `fine`: go on with everything at a tenth."""
     del limits
     seen = _saw(facts, "fine")
     advice = Advice("go on for a little while at a tenth of all rates (anneal)", road="anneal", start=_go_on(facts))

@@ -20,7 +20,7 @@ WASTE: Final = Table("Waste and traps")
 
 @CAPTIONS.rule("D31", "the captions are nearly all the same")
 def collapsed(facts: Facts, limits: Thresholds) -> Found | None:
-    """Whatever all pictures share is then learned as the meaning of that one sentence."""
+    """At most `captions.distinct` different ones for each image: whatever all pictures share is then learned as the meaning of that one sentence."""
     found = facts.captions
     if found is None or found.images < 4:
         return None
@@ -42,7 +42,7 @@ def collapsed(facts: Facts, limits: Thresholds) -> Found | None:
 
 @WASTE.rule("D41", "modules never learned anything")
 def dead(facts: Facts, limits: Thresholds) -> Found | None:
-    """B is zero until it is trained: such modules are as they began."""
+    """B is zero until it is trained: such modules are as they began. TE1's last layer, which SDXL never reads, is not counted."""
     del limits
     evidence = [
         Evidence(
@@ -80,7 +80,7 @@ def second_rate_ignored(facts: Facts, limits: Thresholds) -> Found | None:
 
 @WASTE.rule("D43", "steps after a plateau")
 def after_plateau(facts: Facts, limits: Thresholds) -> Found | None:
-    """The loss had long stopped falling; where a validation loss still fell, nothing is said."""
+    """The loss fell no further for the last `plateau.share` of the run. Where a validation loss still fell, nothing is said."""
     # A fried or undercooked training has no use for fewer steps: that is another finding's to say.
     if len(facts.losses) < limits["loss.steps"] or fried(facts, limits) or undercooked(facts, limits):
         return None
@@ -104,7 +104,7 @@ def after_plateau(facts: Facts, limits: Thresholds) -> Found | None:
 
 @WASTE.rule("D44", "a long warmup")
 def long_warmup(facts: Facts, limits: Thresholds) -> Found | None:
-    """Steps at a fraction of the rate."""
+    """More than `warmup.share` of the run."""
     warmup, total = facts.setup.warmup_steps, facts.setup.total_steps
     if not warmup or not total or warmup / total <= limits["warmup.share"]:
         return None
@@ -118,7 +118,7 @@ def long_warmup(facts: Facts, limits: Thresholds) -> Found | None:
 
 @WASTE.rule("D45", "alpha / dim changes the rates")
 def scale(facts: Facts, limits: Thresholds) -> Found | None:
-    """What the UNet is given is scale × what was learned."""
+    """The scale, alpha / dim, is below `scale.low` or above `scale.high`: rates act smaller or larger than they are written."""
     setup = facts.setup
     if not setup.dim or setup.alpha is None or setup.goes_on:
         return None
@@ -138,7 +138,7 @@ def scale(facts: Facts, limits: Thresholds) -> Found | None:
 
 @WASTE.rule("D46", "a step sees nearly the whole dataset")
 def large_batch(facts: Facts, limits: Thresholds) -> Found | None:
-    """Few and nearly equal steps: neither variety nor many of them."""
+    """Pictures in a step (batch × accumulation × processes) over pictures in the dataset: `batch.share` and more."""
     setup = facts.setup
     if not setup.batch_size or not setup.images:
         return None

@@ -51,7 +51,7 @@ def overfitted_signs(one: EmbeddingFacts, limits: Thresholds) -> tuple[tuple[str
 
 @TEXT.rule("D05", "a text encoder is overfitted")
 def overfitted(facts: Facts, limits: Thresholds) -> Found | None:
-    """Captions that should differ have become alike to it."""
+    """Captions that should differ have become alike to it (`embedding.…`), and more so than to the base model (`embedding.rise`)."""
     if not facts.embeddings:
         return None
     signs = overfitted_signs(facts.embeddings[-1], limits)
@@ -86,7 +86,7 @@ def overfitted(facts: Facts, limits: Thresholds) -> Found | None:
 
 @COURSE.rule("D21", "the loss did not fall")
 def loss_not_falling(facts: Facts, limits: Thresholds) -> Found | None:
-    """Means of the first and the last steps, against the noise of the series."""
+    """The mean of the last `loss.window` steps is not below that of the first by `loss.noise` standard errors. Never called more than possible."""
     if len(facts.losses) < limits["loss.steps"]:
         return None
     found = ends(facts.losses, round(limits["loss.window"]))
@@ -98,7 +98,7 @@ def loss_not_falling(facts: Facts, limits: Thresholds) -> Found | None:
 
 @COURSE.rule("D22", "the validation loss rose")
 def validation_rose(facts: Facts, limits: Thresholds) -> Found | None:
-    """It was lower before, and by more than a little."""
+    """At its end it stands above its lowest value by `validation.rise`."""
     if len(facts.validation) < 3:
         return None
     step, lowest = min(facts.validation, key=lambda point: (point[1], point[0]))
@@ -117,7 +117,7 @@ def validation_rose(facts: Facts, limits: Thresholds) -> Found | None:
 
 @COURSE.rule("D23", "the training did not end well")
 def ended_badly(facts: Facts, limits: Thresholds) -> Found | None:
-    """Failed, interrupted, or no number any more."""
+    """It failed, was interrupted, or its loss became no number."""
     del limits
     if facts.nan_since is not None or facts.reason == "nan":
         since = f" from step {facts.nan_since} on" if facts.nan_since is not None else ""
