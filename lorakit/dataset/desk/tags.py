@@ -143,5 +143,5 @@ def _one_letter_apart(first: str, second: str) -> bool:
         return False
     if any(letter.isdigit() for part in middle for letter in part):
         return False
-    word = first[first.rfind(" ", 0, start) + 1 :].partition(" ")[0]
-    return len(word) >= _SHORTEST or start == len(first) or start == len(second)
+    words = (shape[shape.rfind(" ", 0, start) + 1 :].partition(" ")[0] for shape in (first, second))
+    return max(map(len, words)) >= _SHORTEST or start == len(first) or start == len(second)
