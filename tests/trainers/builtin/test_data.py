@@ -200,7 +200,7 @@ def jobs_of(data: ScannedData, *, flip: bool = False) -> list[CacheJob]:
 
 def filled(store: LatentStore, jobs: list[CacheJob], vae: FakeVae, chunk: int = 1, seed: int = 1) -> int:
     todo = list(store.missing(jobs))
-    fill(store, todo, vae, seed, chunk=chunk, advance=lambda _done: None)
+    fill({seed: store}, todo, vae, chunk=chunk, advance=lambda _done: None)
     return len(todo)
 
 
@@ -293,7 +293,7 @@ class TestLatents:
     def test_a_plain_user_of_a_file_leaves_the_mirror_image_in_it(self, data: ScannedData, vae: FakeVae) -> None:
         store = LatentStore(to_disk=True, vae_identity="v")
         plain, both = jobs_of(data)[0], jobs_of(data, flip=True)[0]
-        fill(store, [both, plain], vae, 1, chunk=1, advance=lambda _done: None)
+        fill({1: store}, [both, plain], vae, chunk=1, advance=lambda _done: None)
         assert store.get(both, flipped=True).any()
 
     def test_bucket_mates_are_encoded_together(self, data: ScannedData, vae: FakeVae) -> None:
