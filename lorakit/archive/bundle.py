@@ -169,6 +169,9 @@ class Sink(Protocol):
     def close(self) -> None:
         """Write what comes after the last file."""
 
+    def abandon(self) -> None:
+        """Let go of it after an error: it is not ended."""
+
 
 def sink(target: BinaryIO, suffix: str) -> Sink:
     """A writer of the kind that the suffix names."""
@@ -194,6 +197,10 @@ class _Zip:
     def close(self) -> None:
         self._file.close()
 
+    def abandon(self) -> None:
+        """Leave it as it is: what cannot be written cannot be ended either, and would be tried once more when it is forgotten."""
+        self._file.fp = None
+
 
 class _Tar:
     def __init__(self, target: BinaryIO) -> None:
@@ -210,6 +217,9 @@ class _Tar:
     def close(self) -> None:
         self._file.close()
         self._stream.close()
+
+    def abandon(self) -> None:
+        """Leave it as it is."""
 
 
 def source_of(data: bytes) -> BinaryIO:

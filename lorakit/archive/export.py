@@ -113,19 +113,23 @@ def _write(
     done = 0
     with replacing(target) as file:
         out = sink(file, suffix)
-        for name, data in ((MANIFEST, dump_json(bundle.to_json())), (README, _readme(bundle).encode())):
-            out.add(name, len(data), source_of(data))
-        for run in runs:
-            for name, content in bundle.runs[run.id].items():
-                with open(run.path / name, "rb") as source:
-                    checked = _Checked(source)
-                    out.add(f"runs/{run.id}/{name}", content.size, checked)
-                    checked.must_be(content.sha256, f"{name} of {run.id}")
-                crash_point("export:file")
-                done += content.size
-                if progress is not None:
-                    progress(done, bundle.size)
-        out.close()
+        try:
+            for name, data in ((MANIFEST, dump_json(bundle.to_json())), (README, _readme(bundle).encode())):
+                out.add(name, len(data), source_of(data))
+            for run in runs:
+                for name, content in bundle.runs[run.id].items():
+                    with open(run.path / name, "rb") as source:
+                        checked = _Checked(source)
+                        out.add(f"runs/{run.id}/{name}", content.size, checked)
+                        checked.must_be(content.sha256, f"{name} of {run.id}")
+                    crash_point("export:file")
+                    done += content.size
+                    if progress is not None:
+                        progress(done, bundle.size)
+            out.close()
+        except BaseException:
+            out.abandon()
+            raise
     return target.stat().st_size
 
 

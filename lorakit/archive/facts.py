@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.archive.run import Run, read_record
+from lorakit.archive.shared import patient
 from lorakit.preset.units import Alpha, TextEncoderRates
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def canonical(key: str) -> str:
 def facts(run: Run, state: RunState) -> dict[str, Value]:
     """Every value of a run by its key; what it does not have, or cannot be read, is left out. Never raises for damage."""
     try:
-        found: dict[str, Any] = _by_meaning(preset_values(run.preset.read_text(encoding="utf-8")))
+        found: dict[str, Any] = _by_meaning(preset_values(patient(lambda: run.preset.read_text(encoding="utf-8"))))
     except (OSError, ValueError):
         found = {}
     for key in RESULTS.keys() - _NOT_OF_STATE:
@@ -127,7 +128,7 @@ def facts(run: Run, state: RunState) -> dict[str, Value]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return patient(lambda: path.read_text(encoding="utf-8", errors="replace")).strip()
     except OSError:
         return ""
 

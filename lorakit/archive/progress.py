@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lorakit import protocol
+from lorakit.archive.shared import patient
 
 if TYPE_CHECKING:
     from lorakit.archive.run import Run
@@ -68,7 +70,7 @@ class Progress:
 
 def read_progress(path: Path) -> Progress:
     """The sum of one attempt's progress file; all zeros when there is none."""
-    return summarise(protocol.read(path))
+    return summarise(patient(lambda: protocol.read(path)))
 
 
 def read_attempts(run: Run, upto: int) -> Progress:
@@ -76,7 +78,8 @@ def read_attempts(run: Run, upto: int) -> Progress:
 
     What an earlier attempt did after the step from which a later one went on counts no more: it was lost, and is trained again.
     """
-    return summarise(*(protocol.read(run.attempt(number).progress) for number in range(1, upto + 1)))
+    paths = [run.attempt(number).progress for number in range(1, upto + 1)]
+    return summarise(*(patient(functools.partial(protocol.read, path)) for path in paths))
 
 
 def summarise(*attempts: Iterable[Mapping[str, Any]]) -> Progress:

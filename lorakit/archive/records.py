@@ -100,13 +100,13 @@ def state(run: Run) -> RunState:
     request, started, ended = (None if value is None or "damaged" in value else value for value in records.values())
     if records["request.json"] is None:
         problems += ("request.json: missing",)
+    asked = (read_record(attempt.resumed) if attempt.number > 1 else None) or request or {}
     common: dict[str, Any] = {
         "run": run,
         "attempt": attempt.number,
         "name": str((request or {}).get("name") or run.name),
-        "created": _number(
-            ((read_record(attempt.resumed) if attempt.number > 1 else None) or request or {}).get("time")
-        ),
+        "created": _number(asked.get("time")),
+        "asked_on": str(asked.get("host") or ""),
         "started": _number((started or {}).get("time")),
         "sealed": run.manifest(attempt.number).is_file(),
         "tags": _tags(run.tags),
@@ -142,6 +142,11 @@ def require_writable(run: Run) -> None:
             )
 
 
+def _shown(common: Mapping[str, Any]) -> dict[str, Any]:
+    """What RunState has of it."""
+    return {name: value for name, value in common.items() if name != "asked_on"}
+
+
 def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
     try:
         status, reason = Status(ended["status"]), Reason(ended.get("reason", ""))
@@ -154,7 +159,7 @@ def _ended(common: dict[str, Any], ended: Mapping[str, Any]) -> RunState:
     checkpoints = ended.get("checkpoints")
     tail = ended.get("log_tail")
     return RunState(
-        **{"message": str(ended.get("message", "")), "evidence": str(ended.get("evidence", "")), **common},
+        **{"message": str(ended.get("message", "")), "evidence": str(ended.get("evidence", "")), **_shown(common)},
         **values,
         status=status,
         reason=reason,
@@ -180,7 +185,7 @@ def _unended(common: dict[str, Any], attempt: Attempt, started: Mapping[str, Any
     if status is Status.INTERRUPTED and values["steps"]:
         of = f" of {progress.total_steps}" if progress.total_steps else ""
         message = f"{message} at step {progress.steps}{of}"
-    return RunState(**common, **values, status=status, reason=reason, message=message, evidence=evidence)
+    return RunState(**_shown(common), **values, status=status, reason=reason, message=message, evidence=evidence)
 
 
 def _together(common: Mapping[str, Any], seconds: float | None) -> float | None:
@@ -238,6 +243,9 @@ def _life(
             Reason.NONE,
             f"queued as job {job.get('job', '?')}, as far as its folder tells",
         )
+    if common["asked_on"] not in {"", this_host()}:
+        where = common["asked_on"]  # its started.json may only show late here
+        return Status.UNKNOWN, Reason.OTHER_HOST, f"it was prepared on {where}; only that machine can tell"
     created = common["created"]
     if created is not None and abs(time.time() - created) < BIRTH_GRACE:
         return Status.PREPARED, Reason.NONE, "about to start"

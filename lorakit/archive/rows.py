@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from lorakit.archive.diagnose_log import Reason, Status
 from lorakit.archive.facts import Value, facts
 from lorakit.archive.records import RunState, state
 from lorakit.archive.run import RUN_ID, Run
+from lorakit.archive.shared import patient
 from lorakit.errors import ArchiveError
 
 __all__ = [
@@ -86,21 +88,27 @@ def unpacked(run: Run, row: str) -> RunState | None:
 
 def folder_times(runs_dir: Path) -> dict[str, int]:
     """Every run folder's name with its time as one number; 0 when it is too fresh to be trusted."""
-    found: dict[str, int] = {}
-    newest = time.time_ns() - _SETTLE_NS
     try:
-        handle = os.open(runs_dir, os.O_RDONLY)
+        return patient(lambda: _folder_times(runs_dir))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ArchiveError(f"{runs_dir} cannot be read", why=error.strerror or str(error)) from error
+
+
+def _folder_times(runs_dir: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    newest = time.time_ns() - _SETTLE_NS
+    handle = os.open(runs_dir, os.O_RDONLY)
     try:
         for name in os.listdir(handle):
             if RUN_ID.fullmatch(name) is None:
                 continue
             try:
                 now = os.stat(name, dir_fd=handle)
-            except OSError:  # gone meanwhile
+            except OSError as error:  # gone meanwhile
+                if error.errno == errno.ESTALE:
+                    raise
                 continue
             if stat.S_ISDIR(now.st_mode):
                 found[name] = 0 if now.st_mtime_ns > newest else hash((now.st_mtime_ns, now.st_ino)) or 1

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from lorakit.archive.shared import patient, until_there
 from lorakit.errors import ArchiveError
 
 __all__ = ["SCHEMA", "Attempt", "Run", "born_at", "list_runs", "open_run", "read_record"]
@@ -257,7 +258,7 @@ class Run:
 def list_runs(runs_dir: Path) -> tuple[Run, ...]:
     """Every run of an archive, oldest first; folders that are not named like a run are not runs. No file is read."""
     try:
-        names = [entry.name for entry in os.scandir(runs_dir) if RUN_ID.fullmatch(entry.name) and entry.is_dir()]
+        names = patient(lambda: _names(runs_dir))
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -267,6 +268,10 @@ def list_runs(runs_dir: Path) -> tuple[Run, ...]:
     return tuple(
         sorted(runs, key=lambda run: (run.minute, born_at(run) if per_minute[run.minute] > 1 else 0.0, run.id))
     )
+
+
+def _names(runs_dir: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(runs_dir) if RUN_ID.fullmatch(entry.name) and entry.is_dir()]
 
 
 def born_at(run: Run | None) -> float:
@@ -282,27 +287,34 @@ def open_run(runs_dir: Path, prefix: str) -> Run:
     A whole id, short id, name, or ``name_short`` as the screens of a bake say it, wins over prefixes. Raises ArchiveError when
     none or several are meant.
     """
-    runs = list_runs(runs_dir)
-    if not runs:
-        raise ArchiveError(f"there are no runs in {runs_dir}", todo="lorakit bake PRESET makes one")
-    wanted = prefix.strip().rstrip("/")
-    if wanted == "latest":
+    return until_there(lambda: _meant(runs_dir, prefix), runs_dir) or _not_found(runs_dir, prefix)
+
+
+def _meant(runs_dir: Path, prefix: str) -> Run | None:
+    """The run meant; None when there is none. Raises ArchiveError when several are."""
+    runs, wanted = list_runs(runs_dir), prefix.strip().rstrip("/")
+    if wanted == "latest" and runs:
         return runs[-1]
-    if not wanted:
-        raise ArchiveError("an empty word names no run", todo="lorakit ls shows them all; `latest` is the newest")
     found = (
         [run for run in runs if wanted in {run.id, run.short, f"{run.name}_{run.short}"}]
         or [run for run in runs if wanted == run.name]
-        or [run for run in runs if any(word.startswith(wanted) for word in (run.id, run.short, run.name))]
+        or [run for run in runs if wanted and any(word.startswith(wanted) for word in (run.id, run.short, run.name))]
     )
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(found) > 1:
         raise ArchiveError(
             f"{prefix!r} could mean {len(found)} runs",
             why=_several(found),
             todo=f"use the last four characters, such as {found[-1].short}",
         )
+    return found[0] if found else None
+
+
+def _not_found(runs_dir: Path, prefix: str) -> NoReturn:
+    runs, wanted = list_runs(runs_dir), prefix.strip().rstrip("/")
+    if not runs:
+        raise ArchiveError(f"there are no runs in {runs_dir}", todo="lorakit bake PRESET makes one")
+    if not wanted:
+        raise ArchiveError("an empty word names no run", todo="lorakit ls shows them all; `latest` is the newest")
     raise ArchiveError(f"no run is called {prefix!r}", why=_nearest(wanted, runs), todo="lorakit ls shows them all")
 
 
@@ -323,7 +335,7 @@ def _nearest(wanted: str, runs: Iterable[Run]) -> str:
 def read_record(path: Path) -> dict[str, Any] | None:
     """A JSON record; None when it is missing. Raises nothing: a damaged record gives ``{"damaged": why}``."""
     try:
-        data = path.read_bytes()
+        data = patient(path.read_bytes)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from lorakit.archive.hashing import hash_file, hash_files
 from lorakit.archive.run import SCHEMA, Run, read_record
+from lorakit.archive.shared import patient, until_there
 from lorakit.atomic import TEMP_MARK, dump_json, write_once
 from lorakit.errors import ArchiveError
 
@@ -112,6 +113,7 @@ def verify(run: Run) -> tuple[Difference, ...]:
                 )
             )
         expected.update(_files(record))
+    until_there(lambda: _all_there(run, expected), run.path)
     present = {path.relative_to(run.path).as_posix(): path for path in sealed_files(run)}
     found += [Difference(name, "missing") for name in expected if name not in present]
     if not any(difference.kind == "manifest" for difference in found):
@@ -123,13 +125,18 @@ def verify(run: Run) -> tuple[Difference, ...]:
     return tuple(sorted(found, key=lambda difference: (difference.path, difference.kind)))
 
 
+def _all_there(run: Run, expected: Mapping[str, Any]) -> bool | None:
+    """Whether every sealed file shows; None, rather than no, for somebody may wait for it."""
+    return all((run.path / name).exists() for name in expected) or None
+
+
 def _compare(name: str, path: Path, expected: Any) -> Difference | None:
     """The difference of one file; its size is looked at first, for that costs nothing."""
     try:
-        size = path.stat().st_size
+        size = patient(path.stat).st_size
         if size != expected.get("size"):
             return Difference(name, "changed", f"{size} bytes instead of {expected.get('size')}")
-        if hash_file(path).sha256 != expected.get("sha256"):
+        if patient(lambda: hash_file(path)).sha256 != expected.get("sha256"):
             return Difference(name, "changed", "another content of the same size")
     except (OSError, AttributeError) as error:
         return Difference(name, "unreadable", str(error))

@@ -7,6 +7,7 @@ file that it must have is there and whole. A folder without its list, or with a 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from lorakit.archive.hashing import hash_file
 from lorakit.archive.run import Run, read_record
+from lorakit.archive.shared import patient
 from lorakit.archive.tensors import weights_fault
 from lorakit.atomic import TEMP_MARK, crash_point, fsync_dir
 
@@ -71,7 +73,7 @@ def _state_folders(run: Run) -> Iterator[tuple[int, Path]]:
 
 def _states_in(folder: Path) -> list[Path]:
     try:
-        entries = list(os.scandir(folder))
+        entries = patient(lambda: list(os.scandir(folder)))
     except OSError:
         return []
     named = (entry for entry in entries if entry.name.endswith(STATE_MARK) and TEMP_MARK not in entry.name)
@@ -114,7 +116,11 @@ def _listed_fault(path: Path, record: Mapping[str, Any], thorough: bool) -> str 
             return f"{name} is missing"
         if (size := file.stat().st_size) != described.get("bytes"):
             return f"{name} has {size} of {described.get('bytes')} bytes"
-        if thorough and "sha256" in described and hash_file(file).sha256 != described["sha256"]:
+        if (
+            thorough
+            and "sha256" in described
+            and patient(functools.partial(hash_file, file)).sha256 != described["sha256"]
+        ):
             return f"{name} is not what was saved"
     return None
 

@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from lorakit.archive.shared import patient
+
 __all__ = ["safetensors_fault", "weights_fault"]
 
 #: The format's own limit on the header, bytes.
@@ -21,7 +23,7 @@ def safetensors_fault(path: Path) -> str | None:
     must be exactly where the file ends.
     """
     found = path.stat()
-    return _fault(path, found.st_mtime_ns, found.st_size)
+    return patient(lambda: _fault(path, found.st_mtime_ns, found.st_size))
 
 
 @functools.lru_cache(maxsize=64)  # the same base model is looked at for every trial of a sweep
@@ -56,6 +58,10 @@ def weights_fault(path: Path) -> str | None:
     """
     if path.suffix == ".safetensors":
         return safetensors_fault(path)
+    return patient(lambda: _zip_fault(path))
+
+
+def _zip_fault(path: Path) -> str | None:
     with open(path, "rb") as file:
         magic = file.read(4)
         if not magic:

@@ -23,7 +23,7 @@ from lorakit.bake.prepare import OnPrepare, Prepared, look
 from lorakit.bake.rerun import archived_preset, differences, refuse_differences
 from lorakit.errors import ArchiveError, DiskError
 from lorakit.launch.accelerate import launch_argv
-from lorakit.launch.processes import require_linux
+from lorakit.launch.processes import require_linux, this_host
 from lorakit.trainers.choose import PROBE
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def _prepare_attempt(
         "run": run.id,
         "attempt": number,
         "time": time.time(),
+        "host": this_host(),
         "argv": list(argv),
         "state": _name(run, picked.state),
         "step": picked.state.step,

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorakit.archive.facts import preset_values
 from lorakit.archive.run import Run, read_record
+from lorakit.archive.shared import patient
 from lorakit.errors import ArchiveError
 from lorakit.preset.units import Alpha, TextEncoderRates, format_number, format_rate
 
@@ -18,7 +19,7 @@ _RATES = ("optim.unet_lr",)
 def settings(run: Run) -> dict[str, Any]:
     """Every value of a run's resolved preset by its dotted key. Raises ArchiveError when it cannot be read."""
     try:
-        return preset_values(run.preset.read_text(encoding="utf-8"))
+        return preset_values(patient(lambda: run.preset.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ArchiveError(
             f"the preset of {run.id} cannot be read",

@@ -89,7 +89,8 @@ def test_stop_then_resume_counts_on(steady: Workspace) -> None:
         resume(run, steady)
 
 
-def test_kill_then_resume_passes_over_what_is_half_written(steady: Workspace) -> None:
+def test_kill_then_resume_passes_over_what_is_half_written(steady: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOAK_SECONDS", "0.2")  # slow enough for the kill to come before the end
     run = bake_steady(steady, on_update=at_step(10, kill_keeper))
     assert (state(run).status, state(run).reason) == (Status.INTERRUPTED, Reason.KEEPER_LOST)
     newest = training_states(run)[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.cli.made_runs import THEN, make_run
 
 QUICK = Path(__file__).parents[1] / "bake" / "quick"
 
@@ -42,3 +45,23 @@ def library(tmp_path: Path) -> Callable[[str, str], Path]:
         return folder / name
 
     return compile_
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with three sealed runs, made once."""
+    folder = tmp_path_factory.mktemp("made") / "work"
+    for number, short in enumerate(("aaaa", "bbbb", "cccc")):
+        make_run(folder / "runs", f"run{number}", now=THEN + 60 * number, short=short)
+    (folder / "lorakit.toml").touch()
+    for path in (folder, *folder.rglob("*")):  # long ago: what has just changed is not remembered yet
+        os.utime(path, (THEN, THEN), follow_symlinks=False)
+    return folder
+
+
+@pytest.fixture
+def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current folder."""
+    folder = Path(shutil.copytree(made, tmp_path / "work", symlinks=True))
+    monkeypatch.chdir(folder)
+    return folder

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lorakit.archive.run import Run
+from lorakit.archive.run import Run, list_runs
 from lorakit.bake.bake import bake
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace
@@ -82,3 +82,8 @@ def value_after(steps: int) -> bytes:
     for step in range(1, steps + 1):
         value = hashlib.sha256(f"{value} {step}".encode()).hexdigest()
     return value.encode()
+
+
+def run_of(work: Path, short: str = "aaaa") -> Run:
+    """A run of an archive that was made for tests."""
+    return next(run for run in list_runs(work / "runs") if run.short == short)
