@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lorakit.cli import plan_screen, screen
 from lorakit.cli.presets import baker_of, load
@@ -57,6 +58,20 @@ def test_plan_of_another_kind(workspace: Workspace) -> None:
         "launch.processes=2",
     )
     golden("plan_other.txt", page(workspace, *sets, width=80))
+
+
+def test_plan_of_several_folders_and_shapes(workspace: Workspace) -> None:
+    sizes = {"10_hana": [(768, 1024)] * 5 + [(1024, 1024)] * 3, "2_ship": [(1600, 900), (640, 1536), (300, 200)]}
+    for folder, shapes in sizes.items():
+        (workspace.root / "datasets" / "mine" / folder).mkdir(parents=True)
+        for index, shape in enumerate(shapes):
+            path = workspace.root / "datasets" / "mine" / folder / f"{index}.png"
+            Image.new("1", shape).save(path)
+            path.with_suffix(".txt").write_text(f"hana, picture {index}", encoding="utf-8")
+    (workspace.root / "datasets" / "mine" / "2_ship" / "torn.jpg").write_bytes(b"no picture")
+    mine = ("dataset.path=datasets/mine", "dataset.resolution=1024", "dataset.bucket_max=2048", "dataset.bucket_min=256")
+    kept = ("dataset.bucket_step=64", "validation.split=0", "dataset.skip_unreadable=true")
+    golden("plan_buckets.txt", page(workspace, *mine, *kept))
 
 
 def test_plan_says_what_stops_the_bake(workspace: Workspace, cli: Cli) -> None:
