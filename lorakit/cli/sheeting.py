@@ -68,10 +68,11 @@ def sheet(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many pictures and how long.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw checkpoints side by side: an X/Y/Z grid as a PNG and a page.
+    """Draw checkpoints side by side: a grid of pictures.
 
-    Axes: run, epoch, prompt, weight, unet, te, part, seed, sampler, steps, cfg. What is drawn is kept: an interrupted sheet goes on, and no picture is drawn twice.
+    An X/Y/Z grid as a PNG and a page. Axes: run, epoch, prompt, weight, unet, te, part, seed, sampler, steps, cfg. What is drawn is kept: an interrupted sheet goes on, and no picture is drawn twice.
     """
+    from lorakit.archive.records import require_writable
     from lorakit.cli import screen
     from lorakit.sheet.order import place_order
 
@@ -87,7 +88,10 @@ def sheet(
     if dry_run:
         _tell_dry(order, as_json=as_json)
         return
-    place = place or order.place
+    if place is None:
+        if order.run is not None:
+            require_writable(order.run)
+        place = order.place
     missing = len(order.store.missing(order.grid))
     began = time.monotonic()
     _draw(order, batch, told)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lorakit import atomic
 from lorakit.archive.hashing import hash_file
+from lorakit.archive.records import require_writable
 from lorakit.archive.run import Run, read_record
 from lorakit.archive.states import whole_checkpoints
 from lorakit.errors import ArchiveError, ModelFileError, UsageError
@@ -201,6 +202,7 @@ def measure(
         for at, lora in enumerate(question.loras, 1)
     )
     if keep_in is not None:
+        require_writable(keep_in)
         keep_in.analysis.mkdir(exist_ok=True)
         entries = [one.to_json() for one in found]
         atomic.write_json(keep_in.analysis / FILE, {"version": _VERSION, "of": mark, "checkpoints": entries})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lorakit.archive.run import list_runs, read_record
+from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.archive.states import whole_checkpoints
 from lorakit.errors import ArchiveError, UsageError
 from lorakit.evidence.base_model import settings_of
@@ -50,12 +50,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Order:
-    """A sheet that can be drawn: its grid, where its cells are kept, its title, and where it goes unless somebody says."""
+    """A sheet that can be drawn: its grid, where its cells are kept, its title, and where it goes unless somebody says.
+
+    ``run`` is the one run whose analysis/ that place is in.
+    """
 
     grid: Grid
     store: Store
     title: str
     place: Path
+    run: Run | None
     warnings: tuple[str, ...]
 
 
@@ -92,7 +96,8 @@ def place_order(asked: Asked, workspace: Workspace) -> Order:
     grid = lay_out(wish, lambda checkpoint: hashes.lora(checkpoint.path))
     store = Store.of(workspace, model)
     title = f"{' · '.join(source.name for source in sources)}  on {model.path.stem}"
-    return Order(grid, store, title, _place(sources, store, grid), tuple(_warnings(sources, model)))
+    run = sources[0].run if len(sources) == 1 else None
+    return Order(grid, store, title, _place(run, store, grid), run, tuple(_warnings(sources, model)))
 
 
 def _newest(workspace: Workspace) -> str:
@@ -167,14 +172,11 @@ def _fit(side: int) -> int:
     return max(64, side // _STEP * _STEP)
 
 
-def _place(sources: Sequence[Source], store: Store, grid: Grid) -> Path:
-    """In the analysis of the one run, else the current folder; another sheet gets another name."""
+def _place(run: Run | None, store: Store, grid: Grid) -> Path:
+    """In the analysis of the run, else the current folder; another sheet gets another name."""
     cells = "\n".join(store.path(cell).name for cell in grid)
     mark = hashlib.sha256(f"{grid.x}{grid.y}{grid.z}{cells}".encode("utf-8", "replace")).hexdigest()[:8]
-    run = sources[0].run
-    if run is None or len(sources) > 1:
-        return Path.cwd() / f"sheet-{mark}.png"
-    return run.analysis / f"sheet-{mark}.png"
+    return (Path.cwd() if run is None else run.analysis) / f"sheet-{mark}.png"
 
 
 def _warnings(sources: Sequence[Source], model: Model) -> list[str]:

@@ -245,7 +245,7 @@ def _folded(brush: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> l
     """Text in lines of at most ``width`` pixels, broken between words, within one only where it does not fit alone."""
     lines: list[str] = []
     current = ""
-    for word in "".join(char if char.isprintable() else " " for char in text).split():
+    for word in "".join(char if char.isprintable() else " " for char in text).replace("×", "x").split():
         joined = f"{current} {word}".strip()
         if brush.textlength(joined, font=font) <= width:
             current = joined
@@ -266,10 +266,19 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, the same everywhere; another where it has no letters for the text and the system has some."""
     from PIL import ImageFont
 
-    if any(ord(char) > 0x24F and not 0x2000 <= ord(char) < 0x2070 for char in text):
-        for name in _FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
-    return ImageFont.load_default(size=size)
+    own = ImageFont.load_default(size=size)
+    # Sign by sign: what is printed on the sheet for × is x.
+    strange = {char for char in text if not char.isascii()} - {"×"}
+    if strange:
+        nothing = _drawn(own, "\uffff")
+        if any(_drawn(own, char) == nothing for char in strange):
+            for name in _FONTS:
+                try:
+                    return ImageFont.truetype(name, size)
+                except OSError:
+                    continue
+    return own
+
+
+def _drawn(font: Any, char: str) -> bytes:
+    return bytes(font.getmask(char))
