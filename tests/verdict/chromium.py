@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,15 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 def program() -> str | None:
     """Where Chromium is; None when there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+#: Its pipes are the descriptors 3 and 4; moved away first, for they may be each other's.
+LAUNCH = (
+    "import fcntl, os, sys\n"
+    "ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]\n"
+    "for number, end in zip((3, 4), ends): os.dup2(end, number)\n"
+    "os.execv(sys.argv[3], sys.argv[3:])\n"
+)
 
 
 class Chromium:
@@ -118,10 +128,17 @@ def chromium(profile: Path) -> Iterator[Chromium]:
         "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions --remote-debugging-pipe "
         "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars"
     )
-    # Its pipes are the descriptors 3 and 4.
-    line = f'exec "$0" {options} --user-data-dir="$1" about:blank 3<&{read_by_it} 4>&{written_by_it}'
     process = subprocess.Popen(
-        ["sh", "-c", line, found, str(profile)],
+        [
+            sys.executable,
+            "-c",
+            LAUNCH,
+            str(read_by_it),
+            str(written_by_it),
+            found,
+            *options.split(),
+            f"--user-data-dir={profile}",
+        ],
         pass_fds=(read_by_it, written_by_it),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -74,7 +74,7 @@
 
   // ---- head ----------------------------------------------------------------------------------------------------------
   page.replaceChildren(
-    make("h1", {}, data.kind === "report" ? text(data.title) : `${sides.length} runs side by side`),
+    make("h1", {}, ...(data.kind === "report" ? [text(sides[0].name), " ", text(sides[0].label)] : [`${sides.length} runs side by side`])),
     make("p", { class: "sub" }, data.kind === "report" ? text(sides[0].id) : text(data.title), ` · ${data.made} · lorakit ${data.lorakit}`),
   );
   const runs = make("div", { class: many ? "runs many" : "runs" });
@@ -390,7 +390,7 @@
       if (!picture) return make("span", { class: "none" }, "none yet");
       const said = `${sides[side].label}, ${byEpoch ? "epoch" : "step"} ${moment(picture)}`;
       return make("a", { href: picture.href, title: said }, picture.src
-        ? make("img", { src: picture.src, alt: said, "data-moment": moment(picture), loading: "lazy" }) : make("span", { class: "none" }, "open the picture"));
+        ? make("img", { src: picture.src, alt: said, "data-moment": moment(picture) }) : make("span", { class: "none" }, "open the picture"));
     };
     const draw = () => {
       const visible = having.filter(([, side]) => shown[side]);
