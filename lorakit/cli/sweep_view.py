@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lorakit.archive.run import Run
     from lorakit.preset.files import ResolvedPreset
     from lorakit.sweep.folder import Folder, Planned
+    from lorakit.sweep.pack_memory import PackPlan
     from lorakit.sweep.scheduler import Outcome, Slot, Stop
     from lorakit.sweep.standing import Phase, Standing, TrialStanding
     from lorakit.workspace import Workspace
@@ -64,20 +65,27 @@ def baked_side_by_side(
     *,
     fail_fast: bool,
     retry: bool,
+    packs: PackPlan | None = None,
 ) -> list[Outcome]:
     """Bake several trials at once and show the table. Ctrl-C stops what trains, saved; again faster, once more kills."""
-    from lorakit.bake.bake import bake as bake_of
+    from lorakit.bake.bake import bake as bake_alone
     from lorakit.bake.bake import interrupts
     from lorakit.cli.baking import words_typed
     from lorakit.sweep import scheduler
 
     training: dict[str, Run] = {}
+    interrupted: list[int] = []
+    bake_of: Callable[..., Run] = bake_alone
+    if packs is not None and packs.trials > 1:
+        from lorakit.sweep.packs import Packer
+
+        bake_of = Packer(folder.path / "packs", packs, lambda: stop.why == "stopped").bake
 
     def bake(trial: Planned, lineage: dict[str, Any], slot: Slot) -> Run:
         def on_update(run: Run, records: Sequence[dict[str, Any]]) -> None:
             del records
-            if training.setdefault(trial.identity, run) is run and stop.why == "stopped":
-                _ask(run, 1)
+            if training.setdefault(trial.identity, run) is run and interrupted:
+                _ask(run, 1)  # born after somebody wanted all of it to end
 
         try:
             return bake_of(at_slot(trial, slot), workspace, lineage=lineage, argv=words_typed(), on_update=on_update)
@@ -85,6 +93,7 @@ def baked_side_by_side(
             training.pop(trial.identity, None)
 
     def on_interrupt(level: int) -> None:
+        interrupted.append(level)
         stop.ask("stopped")
         for run in list(training.values()):
             _ask(run, level)
@@ -136,12 +145,13 @@ def _draw(folder: Folder, workspace: Workspace, out: Console, over: threading.Ev
     from rich.console import Group
     from rich.live import Live
 
+    from lorakit.cli.sweep_jobs import Asker
     from lorakit.sweep.standing import standing
 
     known: dict[str, str | None] = {}
-    with Live(console=out, auto_refresh=False, transient=True) as live:
+    with Asker(folder) as asker, Live(console=out, auto_refresh=False, transient=True) as live:
         while not over.is_set():
-            now = standing(folder, workspace.runs, known=known)
+            now = asker.merged(standing(folder, workspace.runs, known=known))
             live.update(Group(*draw(now, screen.fitting(out))), refresh=True)
             over.wait(_REDRAW_SECONDS)
 
@@ -151,14 +161,15 @@ def _table(now: Standing, width: int | None) -> list[Text]:
 
 
 def watch(folder: Folder, workspace: Workspace, out: Console, draw: Draw | None = None) -> None:
-    """The live table until the sweep is over; Ctrl-C looks away."""
+    """The live table until the sweep is over, or nobody bakes it; Ctrl-C looks away."""
+    from lorakit.cli.sweep_jobs import asked
     from lorakit.sweep.standing import Phase, standing
 
     known: dict[str, str | None] = {}
     with contextlib.suppress(KeyboardInterrupt), _shown(folder, workspace, out, draw):
         while True:
-            now = standing(folder, workspace.runs, known=known)
-            if now.is_over or not (now.dispatched or now.count(Phase.RUNNING)):
+            now, silent = asked(standing(folder, workspace.runs, known=known))
+            if now.is_over or not (now.dispatched or silent or now.count(Phase.RUNNING, Phase.QUEUED)):
                 break
             time.sleep(_REDRAW_SECONDS)
 
@@ -167,10 +178,11 @@ def table(now: Standing, *, width: int | None, rows: int | None = _ROWS) -> list
     """The sweep in a table: a line for each trial (the most interesting ones, when there are many), then where all of it stands."""
     from lorakit.sweep.axes import label
 
-    head = ["trial", *(label(key) for key in now.folder.axes), "", "run", "steps", "loss", "validation", "time"]
+    axes = list(now.folder.axes)
+    head = ["trial", *(label(key) for key in axes), "", "run", "steps", "loss", "validation", "time"]
     lines: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
     shown = _interesting(now.trials, rows)
-    lines += [_row(one, list(now.folder.axes)) for one in shown]
+    lines += [_row(one, axes) for one in shown]
     made = screen.columns(lines, gap=3, width=width)
     if len(shown) < len(now.trials):
         made.append(screen.text((f"… {len(now.trials) - len(shown)} more", "same")))

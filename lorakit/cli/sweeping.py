@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lorakit.archive.run import Run
     from lorakit.sweep.definition import Definition
     from lorakit.sweep.folder import Folder, Planned
+    from lorakit.sweep.pack_memory import PackPlan
     from lorakit.sweep.scheduler import Outcome, Slot
     from lorakit.sweep.trials import Sweep
     from lorakit.workspace import Workspace
@@ -68,6 +69,13 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Bake so many at once; one for each GPU if not given.")
     ] = None,
+    pack: Annotated[
+        str | None,
+        typer.Option(metavar="K|auto", help="Train so many trials in one process (built-in trainer); auto: what fits."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="With --pack: by turns, so that each has the same bits as alone.")
+    ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End the sweep when a trial fails.")] = False,
     on: On = None,
     width: Annotated[
@@ -81,7 +89,7 @@ def run(
     Typed again, it goes on: what is done is skipped. A run that fails does not stop the rest; Ctrl-C stops what is training, with
     what is trained saved, and the sweep. `run` may be left out: lorakit sweep PRESET --unet-lr 1e-4,2.5e-4.
     """
-    from lorakit.cli import screen
+    from lorakit.cli import screen, sweep_packed
     from lorakit.cli.sweep_jobs import submit
     from lorakit.cli.sweep_plan import plan_json, plan_page
     from lorakit.errors import UsageError
@@ -93,6 +101,7 @@ def run(
     place = workspace()
     if on is not None:
         refuse_place(on)
+    sweep_packed.refuse_with_pack(pack, jobs, on)
     given = {"--unet-lr": unet_lr, "--te-lr": te_lr, "--dim": dim, "--alpha": alpha, "--seed": seed}
     typed = Definition.of(parse_axes(given, sets or ()), zips=zips or (), where=where or (), seeds=seeds)
     out = screen.console(err=as_json)
@@ -107,10 +116,13 @@ def run(
     with _looking(out) as on_trial:
         found = trials.prepare(path, asked, place, skip_refused=skip_refused, on_trial=on_trial)
     slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
+    planned = sweep_packed.planned_pack(found, place, pack, exact=exact)
     if dry_run and as_json:
-        screen.print_json(plan_json(found, place))
+        screen.print_json({**plan_json(found, place), "pack": sweep_packed.as_json(planned)})
         return
     screen.put(out, plan_page(found, place, screen.fitting(out), at_once=(width or 1) if on else len(slots)))
+    if planned is not None:
+        out.print(sweep_packed.told(planned, found.trials[0].resolved.preset.length.batch_size))
     if dry_run:
         return
     from lorakit.cli.baking import words_typed
@@ -121,7 +133,7 @@ def run(
         submit(folder, place, out, width=width, as_json=as_json)
         return
     began = time.monotonic()
-    outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast)
+    outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast, packs=planned)
     if as_json:
         screen.print_json({"sweep": found.id, "trials": [outcome_json(one) for one in outcomes]})
     else:
@@ -130,19 +142,31 @@ def run(
 
 
 def hand_out(
-    folder: Folder, workspace: Workspace, out: Console, slots: Sequence[Slot], *, fail_fast: bool, retry: bool = True
+    folder: Folder,
+    workspace: Workspace,
+    out: Console,
+    slots: Sequence[Slot],
+    *,
+    fail_fast: bool,
+    retry: bool = True,
+    packs: PackPlan | None = None,
 ) -> list[Outcome]:
     """Bake what is not done yet, and show how it goes: one run in its live view, several in a table.
 
-    A trial that was cancelled, and brought back meanwhile, has one outcome, the later one.
+    With ``packs`` each slot is one for several trials. A trial that was cancelled, and brought back meanwhile, has one outcome, the later one.
     """
     from lorakit.cli import screen
+    from lorakit.cli.sweep_packed import seats
     from lorakit.cli.sweep_view import baked_side_by_side
     from lorakit.sweep import scheduler
 
     stop = scheduler.Stop()
+    if packs is not None and packs.trials > 1:
+        slots = seats(slots, packs)
     if len(slots) > 1:
-        outcomes = baked_side_by_side(folder, workspace, out, slots, stop, fail_fast=fail_fast, retry=retry)
+        outcomes = baked_side_by_side(
+            folder, workspace, out, slots, stop, fail_fast=fail_fast, retry=retry, packs=packs
+        )
     else:
 
         def bake(trial: Planned, lineage: dict[str, Any], slot: Slot) -> Run:
