@@ -64,6 +64,7 @@ def convert(reading: Reading, *, name: str) -> Imported:
     ranked = sorted(values, key=lambda path: order.get(path, order.get(path[:2], len(order))))
     table = {dotted(path): values[path] for path in ranked}
     notes = (*reading.notes, *work.notes, *_notes(reading, preset))
+    work.overruled(values)
     unmapped = tuple(work.unmapped)
     return Imported(
         reading.format,
@@ -200,6 +201,17 @@ class _Work:
             why = f"{own} is not given: learning_rate counts" + (f"; {value.why}" if value.why else "")
             origin = "derived" if value.origin == "explicit" else value.origin
             values[path] = Value(value.value, origin, value.text, value.line, why)
+
+    def overruled(self, values: Mapping[KeyPath, Value]) -> None:
+        """List learning_rate where both parts have rates of their own, and neither is that one."""
+        told = self.told.get("learning_rate")
+        if told is None or told.origin != "explicit":
+            return
+        rates = [values[path] for path in (("optim", "unet_lr"), ("optim", "te_lr")) if path in values]
+        held = [one for rate in rates for one in (rate.value if isinstance(rate.value, list) else [rate.value])]
+        if told.value in held or told.text in {"", *(rate.text for rate in rates)}:
+            return
+        self.drop("learning_rate", "unet_lr and text_encoder_lr count in its place")
 
     def settle(self, values: dict[KeyPath, Value]) -> Preset:
         """The preset of the values; what it refuses is moved to ``unmapped``, what it needs is put there as unknown."""

@@ -98,6 +98,11 @@ def read_dreambooth(document: Document) -> Reading:
         intake.default(key, value, "the extension's default")
     _rest(data, intake, document)
     _concepts(data, intake, document)
+    intake.leave_rest(
+        {key: value for key, value in data.items() if key != "use_lora"},
+        lambda _: "it counts for nothing beside the other settings",
+        document.line,
+    )
     epochs = intake.told["max_train_epochs"].value if "max_train_epochs" in intake.told else None
     told = intake.told.get("lr_warmup_steps")
     return Reading(
@@ -144,6 +149,9 @@ def _concepts(data: Mapping[str, Any], intake: Intake, document: Document) -> No
             intake.leave("instance_data_dir", folder, "a further concept: a folder of its own beside the first")
         if row.get("class_data_dir"):
             intake.take("reg_data_dir", row["class_data_dir"], text=f"class_data_dir = {shown(row['class_data_dir'])}")
+        for key, value in row.items():
+            if key not in {"instance_data_dir", "class_data_dir"} and value not in (None, "", False, 0, -1):
+                intake.leave(key, value, "a setting of one concept: captions come from files here", document.line(key))
     if rows:
         intake.note(
             "it has no repeats, and reads sub-folders",

@@ -54,6 +54,17 @@ _SUBSET: Final = frozenset(
 )  # fmt: skip
 #: Tables of arguments that become name=value.
 _PAIRS: Final = frozenset({"network_args", "optimizer_args", "lr_scheduler_args"})
+#: What the window writes beside the LoRA; no matter of the training.
+_OWN_FILES: Final = {
+    "tag_occurrence": "the window writes a list of tags; every run of lorakit keeps its captions",
+    "tag_file_location": "where the window writes its list of tags",
+    "save_toml": "the window keeps its settings; every run of lorakit keeps its preset",
+    "save_toml_location": "where the window keeps its settings",
+}
+_SETTLED: Final = {
+    "sdxl": "tells which script is started", "fa": "tells which network it is", "easy_name": "stands for itself in the names",
+    "train_mode": "lorakit trains LoRAs alone", "name": "a name of the window for the subset",
+}  # fmt: skip
 _LAYOUT: Final = frozenset({"image_dir", "num_repeats", "is_reg", "name", "class_tokens"})
 
 
@@ -116,6 +127,7 @@ def read_easy_json(document: Document) -> Reading:
             "the popup's default is 128, its command line's 64, a cancelled dialog's half the dim",
             "network.alpha",
         )
+    intake.leave_rest(data, lambda _: "it counts for nothing beside the other settings", document.line)
     epochs = intake.told.get("max_train_epochs")
     steps_told = intake.told.get("max_train_steps")
     recipe = Recipe(
@@ -206,11 +218,47 @@ def read_easy_toml(document: Document) -> Reading:
         epochs=epochs.value if epochs else None, steps=steps.value if steps and not epochs else None, warmup_ratio=ratio,
         rounding="half-even", base="exact",
     )  # fmt: skip
+    _leave_rest(document, intake)
     sdxl = bool(easy.get("sdxl")) if isinstance(easy, Mapping) else None
     return Reading(
         "easy-training", _TITLE, intake.told, era="since May 2023", unmapped=tuple(intake.unmapped), notes=tuple(intake.notes),
         recipe=recipe, sdxl=sdxl,
     )  # fmt: skip
+
+
+def _leave_rest(document: Document, intake: Intake) -> None:
+    """List what nothing was made of: the window's own switches, keys of subsets, whatever stands outside of the tables."""
+
+    def why(key: str) -> str:
+        return _OWN_FILES.get(key) or _SETTLED.get(key) or "the backend has no such setting"
+
+    def unread(values: Mapping[str, Any]) -> dict[str, Any]:
+        # Tables of arguments are read argument by argument, and repeats are what a folder's name says.
+        return {
+            key: value for key, value in values.items()
+            if not (key in _PAIRS and isinstance(value, Mapping)) and (key, value) not in (("sdxl", True), ("train_mode", "lora"))
+        }  # fmt: skip
+
+    loose: dict[str, Any] = {}
+    for table, groups in document.data.items():
+        if table == "subsets" and isinstance(groups, list):
+            for row in groups:
+                known = unread(row) if isinstance(row, Mapping) else {"subsets": row}
+                known.pop("num_repeats", None)
+                intake.leave_rest(known, why, lambda _: document.line("subsets"))
+        elif not isinstance(groups, Mapping):
+            loose[table] = groups
+        elif table == "train_mode":
+            intake.leave_rest(unread(groups), why, lambda key: document.line("train_mode", key))
+        else:
+            for group, values in groups.items():
+                if isinstance(values, Mapping):
+                    intake.leave_rest(
+                        values,
+                        why,
+                        lambda key, at=(table, group): document.line(*at, key),  # type: ignore[misc]
+                    )
+    intake.leave_rest(loose, why, document.line)
 
 
 def _toml_value(intake: Intake, place: tuple[str, str], value: Any, line: int | None, easy_name: str) -> None:
@@ -224,7 +272,7 @@ def _toml_value(intake: Intake, place: tuple[str, str], value: Any, line: int | 
         before = intake.told[group].value if group in intake.told else []
         intake.take(group, [*before, f"{key}={value}"], text=text, line=line)
         return
-    if key in {"sdxl", "fa", "easy_name", "tag_occurrence", "save_toml", "tag_file_location", "save_toml_location"}:
+    if key in {"sdxl", "fa", "easy_name"} or key in _OWN_FILES:
         return
     name = {"batch_size": "train_batch_size"}.get(key, key)
     if name == "resolution":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ __all__ = ["SECRETS", "Intake"]
 
 #: Options whose values are shown to nobody.
 SECRETS: Final = frozenset({"wandb_api_key", "huggingface_token"})
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass
@@ -58,6 +61,18 @@ class Intake:
         """A setting that has no place in a preset."""
         hidden = any(word in name.lower() for word in ("api_key", "token_secret", "password")) or name in SECRETS
         self.unmapped.append(Unmapped(name, f"{name} = {'•••' if hidden else shown(value)}", reason, line))
+
+    def leave_rest(
+        self, settings: Mapping[str, Any], reason_of: Callable[[str], str], line_of: Callable[[str], int | None]
+    ) -> None:
+        """List every setting that says something and was not mentioned so far: what does not map is never dropped."""
+        texts = [*(told.text for told in self.told.values()), *(f"{one.name} {one.text}" for one in self.unmapped)]
+        texts += [f"{note.what} {note.why}" for note in self.notes]
+        named = {word for text in texts for word in _NAME.findall(text)}
+        for name, value in settings.items():
+            said = value not in (None, "", False, 0, [], {}) and str(value).strip() not in {"0", "0.0"}
+            if said and name not in named:
+                self.leave(name, value, reason_of(name), line_of(name))
 
     def note(self, what: str, why: str = "", key: str = "") -> None:
         """Something to look at."""

@@ -141,10 +141,29 @@ class _Reader:
         self._defaults()
         self._additional()
         intake = self.intake
+        intake.leave_rest(self._unread(), self._why_left, self.document.line)
         return Reading(
             "kohya-gui", "a settings file of kohya_ss", intake.told, era=self.era, keys=keys,
             unmapped=tuple(intake.unmapped), notes=tuple(intake.notes), recipe=recipe, sdxl=self._sdxl(),
         )  # fmt: skip
+
+    def _unread(self) -> dict[str, Any]:
+        """The boxes, without those whose whole meaning came in under another name."""
+        read = {"sdxl"} if isinstance(self.data.get("sdxl"), bool) else set()
+        if self.data.get("noise_offset_type") in {"Original", "Multires"}:
+            read.add("noise_offset_type")
+        if isinstance(self.data.get("additional_parameters"), str):
+            read.add("additional_parameters")
+        return {key: value for key, value in self.data.items() if key not in read}
+
+    def _why_left(self, key: str) -> str:
+        """Why a box that nothing was made of does not count."""
+        if key in _SILENT:
+            return "says nothing about the training itself"
+        kind = str(self.data.get("LoRA_type") or "Standard")
+        if key in {"conv_dim", "conv_alpha", "unit", *(name for name, _ in _LYCORIS_ARGS)}:
+            return f"belongs to another LoRA_type than {kind}"
+        return "says nothing that counts beside the other boxes"
 
     def _sdxl(self) -> bool | None:
         return bool(self.data["sdxl"]) if isinstance(self.data.get("sdxl"), bool) else None

@@ -35,6 +35,8 @@ _READ: Final = frozenset(
      "optimizer", "train_dtype", "training_method", "__version", "loss_weight_fn", "loss_weight_strength", "concepts",
      "concept_file_name", "output_model_destination", "model_type", "peft_type", "text_encoder_layer_skip", "gradient_checkpointing"}
 )  # fmt: skip
+#: What is read of unet, text_encoder and text_encoder_2.
+_OF_A_PART: Final = frozenset({"train", "learning_rate", "stop_training_after", "__version"})
 
 
 def is_onetrainer(document: Document) -> bool:
@@ -98,6 +100,14 @@ def read_onetrainer(document: Document) -> Reading:
     for key, value in data.items():
         if key not in _READ and key not in _NAMES and value not in (None, "", False, [], {}):
             intake.leave(key, value, "sd-scripts has nothing like it, or a preset does not need it", document.line(key))
+    intake.leave_rest(
+        {
+            key: data[key]
+            for key in data.keys() - {"__version", "training_method", "unet", "text_encoder", "text_encoder_2"}
+        },
+        lambda _: "sd-scripts has nothing like it, or a preset does not need it",
+        document.line,
+    )
     intake.note(
         "the dataset is in another file",
         "OneTrainer keeps it as concepts.json: name the folder yourself",
@@ -141,6 +151,9 @@ def _rates(document: Document, intake: Intake) -> None:
     for part in ("unet", "text_encoder", "text_encoder_2"):
         own = data.get(part)
         own = own if isinstance(own, Mapping) else {}
+        for key in own.keys() - _OF_A_PART:
+            if own[key] not in (None, "", False):
+                intake.leave(f"{part}.{key}", own[key], "sd-scripts sets this for all parts at once, or not at all")
         if own.get("train", True) is False:
             rates[part] = (0.0, f"{part}.train = false")
             continue
