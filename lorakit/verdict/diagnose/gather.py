@@ -94,7 +94,8 @@ def of_run(
         pictures=_pictures(run, records, unseen),
         seen=tuple(seen),
         source=attempt.progress.relative_to(run.path).as_posix(),
-        unseen=tuple(unseen),
+        # Where the archive lies is nobody's business, and would make the same diagnosis differ.
+        unseen=tuple(Unseen(one.what, one.why.replace(f"{run.path}/", "")) for one in unseen),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["of_logs"]
 
 _VALIDATION: Final = ("loss/validation/step_average", "loss/validation/epoch_average", "loss/validation")
-_RATES: Final = {"unet": ("lr/unet",), "te1": ("lr/te1", "lr/textencoder"), "te2": ("lr/te2",)}
+_RATES: Final = {"unet": ("lr/unet",), "te1": ("lr/te1",), "te2": ("lr/te2",)}
 
 
 def of_logs(folder: Path) -> Facts:
@@ -53,7 +53,8 @@ def of_logs(folder: Path) -> Facts:
     return Facts(
         subject=folder.name,
         scale="sdxl",
-        setup=Setup(total_steps=max(steps, default=None)),
+        # lr/textencoder holds the first group of parameters, whatever that is: of the text encoders nothing is sure.
+        setup=Setup(unet_lr=rates["unet"][0] if "unet" in rates else None, total_steps=max(steps, default=None)),
         losses=tuple(steps[step] for step in sorted(steps)),
         first_step=min(steps, default=1),
         validation=() if validation is None else tuple(sorted(_by_step(validation).items())),

@@ -89,8 +89,10 @@ def plan_next(
             why="there are none, or what they advise is not a setting",
             todo="go on from it with --then refine-unet, refine-te or anneal",
         )
-    text = _text(run, path, found, changes, road)
-    load_text(text, path)
+    parent = Path(os.path.relpath(run.preset.absolute(), path.absolute().parent)).as_posix()
+    # Checked by the parent's full path: from a folder that is not there yet no way leads up.
+    load_text(_text(run, str(run.preset.absolute()), found, changes, road), path)
+    text = _text(run, parent, found, changes, road)
     return NextPreset(path, text, tuple(changes), begin)
 
 
@@ -202,9 +204,8 @@ def _plain(value: Any) -> Any:
     return list(plain) if isinstance(plain, tuple) else plain
 
 
-def _text(run: Run, path: Path, found: Diagnosis, changes: Sequence[Change], road: Road | None) -> str:
+def _text(run: Run, parent: str, found: Diagnosis, changes: Sequence[Change], road: Road | None) -> str:
     """The file: what it extends, a name of its own, and each changed key below the sentence that says why."""
-    parent = Path(os.path.relpath(run.preset.absolute(), path.absolute().parent)).as_posix()
     what = (
         f"Goes on from {run.id} as the preset {road} does"
         if road

@@ -75,7 +75,7 @@ TABLE: Final[tuple[Threshold, ...]] = (
               "house rule: captions that are alike to begin with are no fault of the training"),
     Threshold("captions.distinct", 0.1, 0.1, "distinct captions for each image at or below which captions have collapsed", f"house rule; {_BAKES}"),
     Threshold("plateau.share", 0.75, 0.75, "share of the run behind the place where the loss stopped falling, from which on it is wasted",
-              "bench: 0.6 to 0.7 in healthy bakes of 20 epochs, whose pictures go on getting better; 0.8 and more at 50 epochs"),
+              "bench: 0.6 to 0.7 in healthy bakes of 20 epochs; at 50 epochs their loss still falls; 0.8 with the text encoders alone"),
     Threshold("plateau.windows", 10, 10, "windows of equal length into which the loss is cut to find a plateau", "house rule"),
     Threshold("warmup.share", 0.1, 0.1, "share of the run above which a warmup is long", _PRACTICE),
     Threshold("scale.low", 0.25, 0.25, "alpha / dim below which rates act far smaller than written", "the presets that ship have 0.5 and 1"),
