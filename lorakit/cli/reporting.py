@@ -170,6 +170,8 @@ def _serve(line: list[str]) -> None:
             process.wait(10)
         process.kill()
         process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
         signal.signal(signal.SIGTERM, before)
     if code:
         raise TrainerError(
