@@ -31,6 +31,7 @@ class Counter:
         self._seen: dict[int, Any] = {weight.untyped_storage()._cdata: weight for weight in weights}
 
     def __call__(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that is kept; returns it."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen[storage._cdata] = storage  # held, so that no later one gets its place
@@ -47,6 +48,7 @@ class Blocks(Recomputation):
         self.largest = 0
 
     def __call__(self, block: Callable[..., Any], *args: Any) -> Any:
+        """What diffusers calls in place of a block."""
         for value in args:
             for tensor in value if isinstance(value, tuple) else (value,):
                 if isinstance(tensor, Tensor):
