@@ -40,8 +40,6 @@ _COMMANDS: Final = {
     "compare": "comparing",
     "report": "reporting",
     "board": "reporting",
-    "report": "reporting",
-    "board": "reporting",
     "weights": "weighing",
     "embeddings": "embedding",
     "sheet": "sheeting",
@@ -54,7 +52,15 @@ _COMMANDS: Final = {
 _FAMILIES: Final = {
     "sweep": (
         "sweeps",
-        {"run": "sweeping", **dict.fromkeys(("status", "watch", "report", "pause", "go", "cancel"), "sweeps")},
+        {
+            "run": "sweeping",
+            "status": "sweeps",
+            "watch": "sweeps",
+            "report": "sweep_report",
+            "noise": "sweep_report",
+            "add": "sweep_adding",
+            **dict.fromkeys(("pause", "go", "cancel"), "sweeps"),
+        },
     ),
     "queue": (
         "queueing",

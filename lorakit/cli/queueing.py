@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from lorakit.sweep.estimate import Forecast
     from lorakit.sweep.folder import Folder
     from lorakit.sweep.scheduler import Outcome
     from lorakit.sweep.standing import Standing, TrialStanding
@@ -102,9 +103,11 @@ def start(
     What is added meanwhile is baked too. A run that fails does not stop the rest. After a crash or a pause this goes on.
     """
     from lorakit.cli import screen
+    from lorakit.cli.sweep_plan import forecast_told
     from lorakit.cli.sweeping import hand_out
     from lorakit.launch.environment import gpus
     from lorakit.sweep import queue, scheduler
+    from lorakit.sweep.estimate import forecast_of
 
     place = workspace()
     folder = queue.open_queue(place)
@@ -137,6 +140,7 @@ def start(
         return
     before = {one.trial.identity for one in now.trials if one.phase.value in {"done", "cancelled"}}
     slots = scheduler.slots_for(jobs, [str(card.index) for card in gpus()])
+    screen.put(out, [screen.text(("time  ", "same"), forecast_told(forecast_of(now, place), len(slots)))])
     began = time.monotonic()
     outcomes = hand_out(folder, place, out, slots, fail_fast=fail_fast, retry=False)
     outcomes = [
@@ -172,13 +176,14 @@ def ls(
     """Show what waits, what trains and what ended lately."""
     from lorakit.cli import screen
     from lorakit.sweep import queue
+    from lorakit.sweep.estimate import forecast_of
 
     now = queue.queue_now(workspace())
     if as_json:
-        screen.print_json(_all_json(now))
+        screen.print_json(_all_json(now, forecast_of(now, workspace())))
         return
     out = screen.console()
-    screen.put(out, _page(now, screen.fitting(out), everything=everything))
+    screen.put(out, _page(now, screen.fitting(out), everything=everything, times=forecast_of(now, workspace())))
 
 
 def watch() -> None:
@@ -261,10 +266,12 @@ def _detached(place: Workspace, folder: Folder, jobs: int | None, *, fail_fast: 
         time.sleep(0.05)
 
 
-def _page(now: Standing, width: int | None, *, everything: bool) -> list[Text]:
+def _page(now: Standing, width: int | None, *, everything: bool, times: Forecast | None = None) -> list[Text]:
     from lorakit.cli import screen
+    from lorakit.cli.sweep_plan import forecast_told
     from lorakit.cli.sweep_view import mark
     from lorakit.sweep import queue
+    from lorakit.sweep.estimate import left_of
 
     ended = [one for one in now.trials if one.phase.value in {"done", "failed", "stopped", "cancelled"}]
     ended.sort(key=lambda one: (one.state.ended or one.state.created or 0.0) if one.state else 0.0)
@@ -273,25 +280,31 @@ def _page(now: Standing, width: int | None, *, everything: bool) -> list[Text]:
     open_ones = [one for one in now.trials if one.phase.value not in {"done", "failed", "stopped", "cancelled"}]
     open_ones.sort(key=lambda one: one.phase.value != "running")
     lines: list[Text] = []
+    seconds = dict(zip((one.trial.identity for one in left_of(now)), times.seconds if times else (), strict=False))
     if ended or open_ones:
         head = ["#", "preset", "changed", "", "run", "steps", "loss", "validation", "time"]
         table: list[list[str | Text]] = [[screen.text((word, "same")) for word in head]]
         table += [
-            [str(one.trial.index), one.trial.name, queue.changed(one.trial), *_run_cells(one, mark(one.phase))]
+            [str(one.trial.index), one.trial.name, queue.changed(one.trial), *_run_cells(one, mark(one.phase), seconds)]
             for one in (*ended, *open_ones)
         ]
         lines = screen.columns(table, gap=3, width=width, flexible=(1, 2))
     hidden = len(now.trials) - len(ended) - len(open_ones)
     if hidden:
         lines.append(screen.text((f"… {hidden} more that ended or were taken out: lorakit queue ls --all", "same")))
-    return [*lines, _summary(now), *_following(now)]
+    lines.append(_summary(now))
+    if times is not None and times.seconds:
+        lines.append(screen.text(("time   ", "same"), forecast_told(times)))
+    return [*lines, *_following(now)]
 
 
-def _run_cells(one: TrialStanding, mark: Text) -> list[str | Text]:
+def _run_cells(one: TrialStanding, mark: Text, seconds: Mapping[str, float | None]) -> list[str | Text]:
     from lorakit.cli import run_screens, screen
 
     if one.state is None:
-        return [mark, "", screen.text((str(one.trial.steps), "same"))]
+        known = seconds.get(one.trial.identity)
+        expected = "" if known is None else f"~{screen.duration(known)}"
+        return [mark, "", screen.text((str(one.trial.steps), "same")), "", "", screen.text((expected, "same"))]
     return [mark, one.state.run.short, *run_screens.results(one.state)]
 
 
@@ -371,10 +384,16 @@ def _json(one: TrialStanding) -> dict[str, Any]:
     }
 
 
-def _all_json(now: Standing) -> dict[str, Any]:
+def _all_json(now: Standing, times: Forecast | None = None) -> dict[str, Any]:
     from lorakit.sweep import queue
 
+    told = (
+        {}
+        if times is None
+        else {"seconds": times.total, "seconds_unknown": times.unknown, "measured_on": list(times.runs)}
+    )
     return {
+        **told,
         "path": str(now.folder.path),
         "state": queue.life(now).name.lower(),
         "entries": [_json(one) for one in now.trials],

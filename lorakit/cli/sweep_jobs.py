@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lorakit.launch.slurm import JobState
     from lorakit.sweep.folder import Folder
     from lorakit.sweep.standing import Standing
     from lorakit.workspace import Workspace
 
-__all__ = ["asked", "cancel_tasks", "submit"]
+__all__ = ["ASK_SECONDS", "Asker", "asked", "cancel_tasks", "submit"]
+
+#: How often Slurm is asked while somebody looks on: squeue is not for free on a busy cluster.
+ASK_SECONDS: Final = 5.0
 
 
 def submit(folder: Folder, workspace: Workspace, out: Console, *, width: int | None, as_json: bool) -> None:
@@ -47,6 +52,37 @@ def asked(now: Standing) -> tuple[Standing, bool]:
 
     states = task_states(now.folder)
     return (now, True) if states is None else (merged(now, states), False)
+
+
+class Asker:
+    """Asks Slurm every few seconds, beside whoever draws: a scheduler that hangs holds nothing up, its last word counts meanwhile."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._states: dict[str, JobState] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True) if (folder.path / "jobs").is_dir() else None
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()  # and no waiting: a question that is under way ends by itself
+
+    def _ask(self) -> None:
+        from lorakit.sweep.jobs import task_states
+
+        while not self._over.is_set():
+            self._states = task_states(self._folder) or self._states
+            self._over.wait(ASK_SECONDS)
+
+    def merged(self, now: Standing) -> Standing:
+        """A standing with what Slurm said last."""
+        from lorakit.sweep.jobs import merged
+
+        return merged(now, self._states) if self._states else now
 
 
 def cancel_tasks(folder: Folder, trials: frozenset[str] | None) -> None:

@@ -162,7 +162,7 @@ def _table(now: Standing, width: int | None) -> list[Text]:
 
 def watch(folder: Folder, workspace: Workspace, out: Console, draw: Draw | None = None) -> None:
     """The live table until the sweep is over, or nobody bakes it; Ctrl-C looks away."""
-    from lorakit.cli.sweep_jobs import asked
+    from lorakit.cli.sweep_jobs import ASK_SECONDS, asked
     from lorakit.sweep.standing import Phase, standing
 
     known: dict[str, str | None] = {}
@@ -171,7 +171,7 @@ def watch(folder: Folder, workspace: Workspace, out: Console, draw: Draw | None 
             now, silent = asked(standing(folder, workspace.runs, known=known))
             if now.is_over or not (now.dispatched or silent or now.count(Phase.RUNNING, Phase.QUEUED)):
                 break
-            time.sleep(_REDRAW_SECONDS)
+            time.sleep(ASK_SECONDS if (folder.path / "jobs").is_dir() else _REDRAW_SECONDS)
 
 
 def table(now: Standing, *, width: int | None, rows: int | None = _ROWS) -> list[Text]:

@@ -207,7 +207,20 @@ def _network(
         warnings.append(f"the size of {title(preset.network)} is an estimate")
     if preset.network.dim_from_weights:
         warnings.append("the network is built as it stands in network.weights: its size is not planned")
-    return network_size(shapes or REAL_SDXL, rates, recipe, exact=exact and not preset.network.dim_from_weights)
+    exact = exact and not preset.network.dim_from_weights
+    known = shapes or REAL_SDXL
+    # The trials of a sweep share most networks. The shapes stand in the cache too, so that their ids stay their own.
+    key = (*map(id, known.values()), *rates, preset.network.model_dump_json(), exact)
+    if key not in _SIZES:
+        if len(_SIZES) >= _MOST_SIZES:
+            _SIZES.clear()
+        _SIZES[key] = (known, network_size(known, rates, recipe, exact=exact))
+    return _SIZES[key][1]
+
+
+#: Networks that were counted lately, by base model and settings.
+_SIZES: Final[dict[tuple[object, ...], tuple[object, NetworkSize]]] = {}
+_MOST_SIZES: Final = 1024
 
 
 def _saving(preset: Preset, extra: Mapping[str, Any]) -> Saving:

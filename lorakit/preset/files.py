@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from lorakit.preset.layers import Layer, merge, override_layer
 from lorakit.preset.messages import BAD_EXTENDS, BAD_SET, MISSING, UNKNOWN_KEY, gaps, layer_problems
 from lorakit.preset.models import Preset
 from lorakit.preset.provenance import Provenance
-from lorakit.preset.schema import exists, fields
+from lorakit.preset.schema import exists, fields, is_open
 from lorakit.preset.source import Source, display, parse_source, read_source, similar
 from lorakit.preset.suggest import meant
-from lorakit.preset.toml_lines import dotted
+from lorakit.preset.toml_lines import KeyPath, dotted
 from lorakit.preset.units import UnitError, printable, shown
 from lorakit.workspace import find_workspace
 
@@ -75,9 +76,10 @@ class PresetFiles:
     def resolve(self, overrides: Sequence[str] = ()) -> ResolvedPreset:
         """The preset with ``KEY=VALUE`` overrides, later ones winning. Raises PresetError with everything that is wrong."""
         problems = list(self.problems)
-        sets = list(_override_layers(overrides, problems))
-        for layer in sets:
-            problems += _check(layer)
+        checked = [_override(argument) for argument in overrides]
+        sets = [layer for layer, _ in checked if layer is not None]
+        for _, wrong in checked:
+            problems += wrong
         data, origins = merge([*reversed(self.layers), *sets])
         try:
             preset = Preset.model_validate(data)
@@ -111,13 +113,15 @@ def _values(source: Source) -> dict[str, Any]:
     return {key: value for key, value in source.data.items() if key != "extends"}
 
 
-def _override_layers(overrides: Sequence[str], problems: list[Problem]) -> Iterator[Layer]:
-    for argument in overrides:
-        try:
-            yield override_layer(argument)
-        except UnitError as error:
-            where = f"--set {printable(argument)}"
-            problems.append(Problem(error.why, todo=error.todo, where=where, code=BAD_SET))
+@functools.lru_cache(maxsize=4096)  # the trials of a sweep share most of what is set
+def _override(argument: str) -> tuple[Layer | None, tuple[Problem, ...]]:
+    """The layer of a ``KEY=VALUE``, and what is wrong with it."""
+    try:
+        layer = override_layer(argument)
+    except UnitError as error:
+        where = f"--set {printable(argument)}"
+        return None, (Problem(error.why, todo=error.todo, where=where, code=BAD_SET),)
+    return layer, tuple(_check(layer))
 
 
 def _check(layer: Layer) -> Iterator[Problem]:
@@ -196,13 +200,19 @@ def _places(child: Path, name: str) -> Iterator[Path]:
 def _provenance(preset: Preset, origins: Mapping[str, Provenance]) -> dict[str, Provenance]:
     default = Provenance("default")
     provenance: dict[str, Provenance] = {}
-    for path, _ in fields():
-        value: Any = preset
-        for part in path:
-            value = getattr(value, part)
-        keys = [dotted((*path, key)) for key in value] if isinstance(value, dict) and value else [dotted(path)]
-        provenance |= {key: origins.get(key, default) for key in keys}
+    for path, key, is_table in _keys():
+        inner: Any = functools.reduce(getattr, path, preset) if is_table else None
+        if inner:
+            provenance |= {name: origins.get(name, default) for name in (dotted((*path, part)) for part in inner)}
+        else:
+            provenance[key] = origins.get(key, default)
     return provenance
+
+
+@functools.cache
+def _keys() -> tuple[tuple[KeyPath, str, bool], ...]:
+    """Every key path of a preset, dotted too, and whether it is a table of free arguments."""
+    return tuple((path, dotted(path), is_open(path)) for path, _ in fields())
 
 
 def with_seed(resolved: ResolvedPreset, rng: random.Random | None = None) -> ResolvedPreset:

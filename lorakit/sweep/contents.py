@@ -26,6 +26,8 @@ def refuse_changed(trial: Planned, workspace: Workspace) -> None:
     if not trial.contents:  # planned by a lorakit that did not write it down
         return
     preset = trial.resolved().preset
+    if trial.drawn:  # it was planned before it had its seed, which can decide which images are held out
+        preset = preset.model_copy(update={"seed": None})
     check_files(preset, workspace)
     data = plan(preset, workspace).data
     now = Identifier(workspace).contents(preset, data)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from lorakit.archive.index import Index
     from lorakit.plan import Plan
     from lorakit.preset.models import Preset
+    from lorakit.sweep.standing import Standing, TrialStanding
     from lorakit.workspace import Workspace
 
-__all__ = ["Estimate", "Forecast", "forecast", "shape_of"]
+__all__ = ["Estimate", "Forecast", "forecast", "forecast_of", "left_of", "shape_of"]
 
 #: Settings that decide how long a step takes: an earlier run counts when it has the same values.
 _SAME: Final = (
@@ -123,6 +124,16 @@ def forecast(bakes: Iterable[tuple[Mapping[str, Any], int]], workspace: Workspac
         seconds.append(None if one is None else one.seconds(steps))
         runs |= dict.fromkeys(one.runs if one is not None else ())
     return Forecast(tuple(seconds), tuple(runs))
+
+
+def forecast_of(now: Standing, workspace: Workspace) -> Forecast:
+    """How long the trials of a sweep will take that wait, in its order."""
+    return forecast([(one.trial.shape, one.trial.steps) for one in left_of(now)], workspace)
+
+
+def left_of(now: Standing) -> tuple[TrialStanding, ...]:
+    """The trials that wait, in the order of the sweep."""
+    return tuple(one for one in now.trials if one.phase.value in {"waiting", "queued", "interrupted"})
 
 
 class _Measured:

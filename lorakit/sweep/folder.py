@@ -55,6 +55,7 @@ class Planned:
     findings: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
+    drawn: bool = False
 
     def resolved(self) -> ResolvedPreset:
         """Its preset, with every value in it, as it was planned: a preset edited since changes nothing."""
@@ -89,8 +90,16 @@ class Folder:
 
     @property
     def axes(self) -> dict[str, list[str]]:
-        """Keys and their values, in the order of the line."""
-        return dict(self.record.get("axes", {}))
+        """Keys and their values, in the order of the line; values that were added since come last."""
+        known: dict[str, list[str]] = {key: list(values) for key, values in self.record.get("axes", {}).items()}
+        if self.id == "queue":
+            return known
+        for trial in self.trials():
+            for key, value in trial.point.items():
+                values = known.setdefault(key, [])
+                if value not in values:
+                    values.append(value)
+        return known
 
     def trials(self) -> tuple[Planned, ...]:
         """All trials, in the order they were added, each once; a damaged file is left out."""
@@ -231,6 +240,7 @@ def _planned(trial: Trial) -> dict[str, Any]:
         "findings": [finding.code for finding in trial.findings],
         "contents": dict(trial.contents),
         "shape": dict(trial.shape),
+        "drawn": trial.drawn,
     }
 
 

@@ -32,6 +32,7 @@ class Identifier:
         self._workspace = workspace
         self._cache: HashCache | None = None
         self._images: dict[int, tuple[ScannedData, str]] = {}
+        self._contents_of: dict[int, tuple[ScannedData, str]] = {}
         self._hashes: dict[tuple[Path, ...], tuple[str, ...]] = {}
 
     def identify(self, preset: Preset, data: ScannedData, trainer: TrainerKind) -> str:
@@ -54,10 +55,24 @@ class Identifier:
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
 
     def contents(self, preset: Preset, data: ScannedData) -> dict[str, str]:
-        """A digest of everything that a trial reads: ``images`` (with captions and repeats) and the files of keys such as base.model."""
+        """A digest of everything that a trial reads: ``images`` (with captions and repeats) and the files of keys such as base.model.
+
+        Which images are held out for validation does not count: that is the seed's doing.
+        """
         files = {key: self._contents(paths) for key, paths in self._files(preset).items()}
         told = {key: hashlib.sha256(" ".join(found).encode()).hexdigest() for key, found in files.items()}
-        return {**told, "images": self._pictures(data)}
+        return {**told, "images": self._read(data)}
+
+    def _read(self, data: ScannedData) -> str:
+        if id(data) not in self._contents_of:
+            images = {image.path: image for dataset in data.datasets for image in (*dataset.train, *dataset.validation)}
+            captions = [image.caption_path for image in images.values() if image.caption_path is not None]
+            hashes = self._hash((*map(Path, images), *map(Path, captions)))
+            repeats = [subset.num_repeats for dataset in data.datasets for subset in dataset.spec.subsets]
+            told = sorted([*found[:3], found[4]] for found in (_fingerprint(one, hashes) for one in images.values()))
+            digest = hashlib.sha256(json.dumps([repeats, told]).encode("utf-8", "surrogateescape")).hexdigest()
+            self._contents_of[id(data)] = (data, digest)
+        return self._contents_of[id(data)][1]
 
     def _files(self, preset: Preset) -> dict[str, tuple[Path, ...]]:
         from lorakit.bake.checks import model_files

@@ -30,7 +30,10 @@ __all__ = ["Looker", "Refused", "Trial", "value_of"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the grid, checked and planned; ``done`` is the run that baked it before, ``findings`` are warnings."""
+    """One point of the grid, checked and planned; ``done`` is the run that baked it before, ``findings`` are warnings.
+
+    ``drawn``: its seed was drawn after it was looked at, for the whole sweep, and does not count for what it is.
+    """
 
     point: Point
     resolved: ResolvedPreset
@@ -41,6 +44,7 @@ class Trial:
     findings: tuple[Finding, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

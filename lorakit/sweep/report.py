@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,57 @@ if TYPE_CHECKING:
     from lorakit.archive.records import RunState
     from lorakit.sweep.standing import Standing, TrialStanding
 
-__all__ = ["MEASURES", "Cell", "Measure", "cells", "default_measure", "grid"]
+__all__ = [
+    "MEASURES",
+    "Cell",
+    "Measure",
+    "best_of",
+    "cells",
+    "default_measure",
+    "gradients",
+    "grid",
+    "rank",
+    "weight_norms",
+]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run by which trials are put in order; ``unit`` is how it is written: loss, seconds, steps/s or bytes."""
+    """A number of a run by which trials are put in order; ``unit`` is how it is written: loss, norm, seconds, steps/s or bytes."""
 
     name: str
     what: str
     value: Callable[[RunState], float | None]
     unit: str = "loss"
     less_is_better: bool = True
+
+
+def gradients(found: RunState) -> dict[str, float]:
+    """The mean gradient norm of each part over the last steps; empty where none was told."""
+    from lorakit.evidence.curves import last_gradients
+
+    return last_gradients(found.run)
+
+
+def weight_norms(found: RunState) -> dict[str, float]:
+    """‖ΔW‖ of each part in the last whole checkpoint, measured once and kept; empty where there is none that can be measured."""
+    from lorakit.archive.states import whole_checkpoints
+    from lorakit.errors import ModelFileError
+    from lorakit.evidence.measured import of_checkpoint
+
+    files = whole_checkpoints(found.run)
+    if not files:
+        return {}
+    try:
+        summary = of_checkpoint(found.run, files[-1])
+    except (ModelFileError, OSError):  # no LoRA that has A and B, or gone meanwhile
+        return {}
+    return {} if summary is None else {part: one.norm for part, one in summary.parts.items()}
+
+
+def _length(parts: Mapping[str, float]) -> float | None:
+    """The norm of all parts together."""
+    return math.sqrt(sum(value**2 for value in parts.values())) if parts else None
 
 
 MEASURES: Final[Mapping[str, Measure]] = MappingProxyType(
@@ -36,6 +76,8 @@ MEASURES: Final[Mapping[str, Measure]] = MappingProxyType(
             Measure("validation", "last validation loss", lambda found: found.validation),
             Measure("loss.last", "mean loss of the last epoch", lambda found: found.loss_last),
             Measure("loss.average", "mean loss of all steps", lambda found: found.loss_average),
+            Measure("grad", "gradient norm over the last steps", lambda found: _length(gradients(found)), unit="norm"),
+            Measure("weights", "norm of ΔW at the end", lambda found: _length(weight_norms(found)), unit="norm"),
             Measure("seconds", "time", lambda found: found.seconds, unit="seconds"),
             Measure("speed", "steps per second", lambda found: found.steps_per_second, "steps/s", less_is_better=False),
             Measure("vram", "peak GPU memory", lambda found: found.vram, unit="bytes"),
@@ -95,6 +137,18 @@ def _values(trials: Iterable[TrialStanding], measure: Measure) -> Iterable[float
             value = measure.value(one.state)
             if value is not None:
                 yield value
+
+
+def best_of(found: Iterable[Cell], measure: Measure) -> Cell | None:
+    """The best cell that was measured."""
+    return min((cell for cell in found if cell.mean is not None), key=lambda cell: rank(cell, measure), default=None)
+
+
+def rank(cell: Cell, measure: Measure) -> float:
+    """By what cells are put in order, the best first and those that were not measured last."""
+    if cell.mean is None:
+        return math.inf
+    return cell.mean if measure.less_is_better else -cell.mean
 
 
 def grid(

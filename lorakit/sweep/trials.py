@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Refused", "Sweep", "Trial", "bytes_of", "default_preset", "prepare"]
 
-#: Runs that keep a trial from being baked again.
-_COUNTED = frozenset({Status.OK, Status.RUNNING, Status.PREPARED, Status.QUEUED})
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -74,11 +71,12 @@ def prepare(
     workspace: Workspace,
     *,
     skip_refused: bool = False,
+    seed: int | None = None,
     on_trial: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """Check and plan every trial before the first one starts, and find those that are done.
 
-    ``on_trial`` is told how many of how many are looked at. Raises the LorakitError of a trial that cannot be baked, naming
+    ``seed`` is what was drawn before for a preset that leaves it open. ``on_trial`` is told how many of how many are looked at. Raises the LorakitError of a trial that cannot be baked, naming
     it and how many more there are; with ``skip_refused`` only when no trial is left.
     """
     looker = Looker(preset, asked, workspace)
@@ -105,9 +103,7 @@ def prepare(
     kept = [trial for trial in looked if unlike[trial.identity] is trial]
     drawn = not any(axis.key == SEED for axis in axes) and all(trial.resolved.preset.seed is None for trial in kept)
     before = _baked_before(workspace, set(unlike))
-    _refuse_running(before.values())
-    before = {key: run for key, run in before.items() if state(run).status is Status.OK}
-    seed = _shared_seed(before.values(), drawn=drawn)
+    seed = seed if drawn and seed is not None else _shared_seed(before.values(), drawn=drawn)
     trials = tuple(_settle(trial, seed, before.get(trial.identity)) for trial in kept)
     _check_disk([trial for trial in trials if trial.done is None])
     return Sweep(preset, axes, trials, seed, drawn, tuple(refused), left_out, len(looked) - len(kept))
@@ -147,22 +143,12 @@ def _check_disk(trials: Sequence[Trial]) -> None:
 
 
 def _baked_before(workspace: Workspace, identities: set[str]) -> dict[str, Run]:
-    """The newest run of each trial that ended well, or is under way."""
+    """The newest run of each trial that ended well."""
     found: dict[str, Run] = {}
     for run in list_runs(workspace.runs):
-        if _lineage(run).get("trial") in identities and state(run).status in _COUNTED:
+        if _lineage(run).get("trial") in identities and state(run).status is Status.OK:
             found[_lineage(run)["trial"]] = run
     return found
-
-
-def _refuse_running(runs: Iterable[Run]) -> None:
-    running = [run.short for run in runs if state(run).status is not Status.OK]
-    if running:
-        raise UsageError(
-            f"a trial of this sweep is being baked now: {', '.join(running)}",
-            why="the same sweep seems to run elsewhere",
-            todo=f"wait for it, or lorakit stop {running[0]}",
-        )
 
 
 def _shared_seed(runs: Iterable[Run], *, drawn: bool) -> int | None:
@@ -186,7 +172,7 @@ def _settle(trial: Trial, seed: int | None, done: Run | None) -> Trial:
         provenance = {**resolved.provenance, "seed": Provenance("derived", text="drawn for the whole sweep")}
         preset = resolved.preset.model_copy(update={"seed": seed})
         resolved = replace(resolved, preset=preset, provenance=provenance)
-    return replace(trial, resolved=resolved, done=done)
+    return replace(trial, resolved=resolved, done=done, drawn=seed is not None)
 
 
 def _lineage(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lorakit.errors import Problem
 from lorakit.preset.models import Preset
@@ -14,7 +14,7 @@ from lorakit.trainers import builtin_support
 from lorakit.trainers.catalogue import Catalogue
 from lorakit.trainers.extra import check_extra, typed_key
 from lorakit.trainers.file_rules import check_files
-from lorakit.trainers.render import RenderPaths, render
+from lorakit.trainers.render import RenderPaths, render_options
 from lorakit.trainers.sd_scripts.extras import check_extras
 from lorakit.trainers.sd_scripts.installed import check_installed
 
@@ -76,15 +76,33 @@ def _only_what_has_an_effect(_: Preset, arguments: Namespace) -> bool | str:
 
 def check_builtin(preset: Preset) -> tuple[Finding, ...]:
     """What the built-in trainer would refuse, or take without effect, in the command of this preset."""
-    speakable = preset if preset.seed is not None else preset.model_copy(update={"seed": 0})
+    # One name and seed for all: both are always understood, and the options of a thousand trials are then much the same.
+    speakable = preset.model_copy(update={"seed": 0, "name": "preset"})
     paths = RenderPaths(Path("/"), Path("/"), Path("/"))
-    arguments = _parser().parse_args(render(speakable, paths, kind="builtin"))
+    options = render_options(speakable, paths, kind="builtin")
+    arguments = Namespace(**_defaults())
+    for option in options:
+        for dest, value in _parsed(option):
+            setattr(arguments, dest, value)
     return ordered(TABLE.look(preset, arguments))
 
 
 @functools.cache
 def _parser() -> ArgumentParser:
     return Catalogue.load().parser()
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return vars(_parser().parse_args([]))
+
+
+@functools.lru_cache(maxsize=4096)  # the trials of a sweep differ in few options, and argparse is slow
+def _parsed(option: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """What one option of a command line sets."""
+    unset = object()
+    found = _parser().parse_args(option, Namespace(**dict.fromkeys(_defaults(), unset)))
+    return tuple((dest, value) for dest, value in vars(found).items() if value is not unset)
 
 
 def _place(dest: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,16 @@ from lorakit.trainers.catalogue import int_or_float
 from lorakit.trainers.sd_scripts import tokenizers
 from lorakit.workspace import Workspace
 
-__all__ = ["RenderPaths", "TrainerKind", "output_name", "render", "run_comment", "shell_line", "warmup_text"]
+__all__ = [
+    "RenderPaths",
+    "TrainerKind",
+    "output_name",
+    "render",
+    "render_options",
+    "run_comment",
+    "shell_line",
+    "warmup_text",
+]
 
 #: A flag and its values, as they stand in the command.
 Option = tuple[str, ...]
@@ -78,12 +88,21 @@ class _Context:
     kind: TrainerKind
 
 
+#: Says in options what a key holds, where that is more than its own flag.
+Speaker = Callable[[_Context, Any], Iterable[Option]]
+
+
 def render(preset: Preset, paths: RenderPaths, *, kind: TrainerKind) -> tuple[str, ...]:
     """The arguments that stand after the script's name, in the order of the preset's tables.
 
     Pure: the same preset and paths give the same text. Raises RuleError for what the command line cannot say: a part
     without a rate beside one with a rate in the same pair, nothing to train, a seed that was not drawn.
     """
+    return tuple(argument for option in render_options(preset, paths, kind=kind) for argument in option)
+
+
+def render_options(preset: Preset, paths: RenderPaths, *, kind: TrainerKind) -> tuple[Option, ...]:
+    """The same, option by option: a flag with its values, or a flag tied to its value by an equals sign."""
     _refuse_unspeakable(preset, kind)
     context = _Context(preset, paths, kind)
     options: list[Option] = []
@@ -95,17 +114,29 @@ def render(preset: Preset, paths: RenderPaths, *, kind: TrainerKind) -> tuple[st
     if kind == "sd-scripts":
         options.append(("--console_log_simple",))
     options += _extra_options(preset.extra)
-    return tuple(argument for option in options for argument in _arguments(option))
+    return tuple(map(_arguments, options))
 
 
 def _table_options(context: _Context, table_name: str, table: BaseModel) -> Iterable[Option]:
-    for name, value in table:
-        key = f"{table_name}.{name}"
-        flag = field_flag(type(table), name)
-        if (special := _SPECIAL.get(key)) is not None:
+    for name, flag, special, only_with in _speakers(type(table), table_name):
+        value = getattr(table, name)
+        if special is not None:
             yield from special(context, value)
-        elif flag is not None and _ONLY_WITH.get(key, _always)(context.preset):
+        elif flag is not None and value is not None and value is not False and only_with(context.preset):
             yield from _plain(flag, value)
+
+
+@functools.cache  # asked for every key of every command, and a sweep has a thousand of them
+def _speakers(
+    table: type[BaseModel], table_name: str
+) -> tuple[tuple[str, str | None, Speaker | None, Callable[[Preset], bool]], ...]:
+    """The keys of a table that say something: name, flag, what says it instead, and when it is said."""
+    keys = ((name, f"{table_name}.{name}", field_flag(table, name)) for name in table.model_fields)
+    return tuple(
+        (name, flag, _SPECIAL.get(key), _ONLY_WITH.get(key, _always))
+        for name, key, flag in keys
+        if flag is not None or key in _SPECIAL
+    )
 
 
 def _plain(flag: str, value: Any) -> Iterable[Option]:
@@ -301,7 +332,7 @@ def _extra_options(extra: Mapping[str, Any]) -> Iterable[Option]:
             yield from _plain(flag, value)
 
 
-_SPECIAL: Final[Mapping[str, Callable[[_Context, Any], Iterable[Option]]]] = {
+_SPECIAL: Final[Mapping[str, Speaker]] = {
     "base.model": _path("--pretrained_model_name_or_path"),
     "base.vae": _path("--vae"),
     "base.tokenizer_cache": _tokenizer_cache,

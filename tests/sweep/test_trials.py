@@ -15,7 +15,9 @@ from lorakit.dataset.scan import scan
 from lorakit.errors import DiskError, PresetError, RuleError, UsageError
 from lorakit.sweep import trials
 from lorakit.sweep.axes import Axis
+from lorakit.sweep.contents import refuse_changed
 from lorakit.sweep.definition import Definition
+from lorakit.sweep.folder import create
 from lorakit.sweep.identity import Identifier
 from lorakit.sweep.trials import Sweep, default_preset, prepare
 from lorakit.workspace import Workspace, find_workspace
@@ -77,12 +79,13 @@ def test_a_failed_trial_is_not_done(workspace: Workspace) -> None:
     assert [trial.done for trial in swept(workspace).trials] == [None, None]
 
 
-def test_a_trial_that_is_being_baked_is_not_baked_twice(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_is_being_baked_is_neither_done_nor_in_the_way(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = baked(workspace, swept(workspace))
     run.attempt(1).ended.unlink()
     monkeypatch.setattr("lorakit.archive.records.is_locked", lambda path: True)
-    with pytest.raises(UsageError, match=f"being baked now: {run.short}"):
-        swept(workspace)
+    assert [trial.done for trial in swept(workspace).trials] == [None, None]  # the scheduler waits for it
 
 
 def test_a_given_seed_is_part_of_the_trial(workspace: Workspace) -> None:
@@ -227,3 +230,12 @@ def test_a_sweep_without_a_preset_takes_the_default_then_that_of_the_latest_run(
     assert trial.short in why
     (workspace.presets / "default.toml").write_text("")
     assert default_preset(workspace) == (workspace.presets / "default.toml", "presets/default.toml")
+
+
+def test_a_seed_that_decides_what_is_held_out_is_no_change_of_the_data_set(workspace: Workspace) -> None:
+    asked = Definition.of((RATES,), fixed=("seed=", "validation.split=0.3"))
+    sweep = prepare(workspace.presets / "quickstart.toml", asked, workspace)
+    folder = create(sweep, asked.to_json(), workspace, [])
+    for trial in folder.trials():
+        assert trial.drawn
+        refuse_changed(trial, workspace)
