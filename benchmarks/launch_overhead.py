@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from PIL import Image
-
 from lorakit.archive import hashing
 from lorakit.archive.records import Status, state
 from lorakit.archive.run import Run
@@ -35,35 +33,10 @@ from lorakit.launch.accelerate import SHIM
 from lorakit.preset.files import load_preset
 from lorakit.workspace import Workspace
 
-PRESET = """\
-name = "overhead"
-seed = 7
-[base]
-model = "models/tiny.safetensors"
-[dataset]
-path = "datasets/things"
-resolution = 64
-bucket_min = 64
-bucket_max = 128
-bucket_step = 32
-workers = 0
-[network]
-dim = 2
-[optim]
-type = "AdamW"
-unet_lr = 1e-3
-te_lr = 1e-3
-schedule = "constant"
-[length]
-steps = 2
-[precision]
-mixed = "no"
-[trainer]
-kind = "builtin"
-[launch]
-cpu = true
-threads = 1
-"""
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.small_run import small_pictures, small_preset
+
+PRESET = small_preset("overhead", steps=2, model="models/tiny.safetensors", dataset="datasets/things", save="fp16")
 
 
 def main() -> None:
@@ -110,11 +83,7 @@ def shim_seconds() -> float:
 
 
 def make_workspace(root: Path, model: Path | None) -> Workspace:
-    pictures = root / "datasets" / "things" / "1_thing"
-    pictures.mkdir(parents=True)
-    for index in range(4):
-        Image.new("RGB", (64, 64), (60 * index, 90, 120)).save(pictures / f"{index}.png")
-        (pictures / f"{index}.txt").write_text("thing")
+    small_pictures(root / "datasets" / "things" / "1_thing", 4)
     (root / "presets").mkdir()
     (root / "presets" / "overhead.toml").write_text(PRESET)
     (root / "models").mkdir()

@@ -38,6 +38,9 @@ from lorakit.atomic import TEMP_MARK
 from lorakit.launch.processes import ProcessId, processes_with_cookie
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.small_run import small_pictures, small_preset  # noqa: E402 (this repository's own)
+
 VICTIMS = ("keeper", "launcher", "shim", "trainer", "command", "stop", "nobody")
 STEPS = 24
 #: Attempts of a bake that may be struck; the one after them is left to finish.
@@ -128,16 +131,10 @@ def parse() -> argparse.Namespace:
 
 def workspace(folder: Path, trainer: str) -> dict[str, str]:
     """A workspace for the bakes; gives the environment to bake in."""
-    from PIL import Image
-
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SOAK_SECONDS": "0.08"}
     if (folder / "presets" / "soak.toml").exists():
         return environment
-    pictures = folder / "things" / "1_thing"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for index in range(4):
-        Image.new("RGB", (64, 64), (60 * index, 90, 120)).save(pictures / f"{index}.png")
-        (pictures / f"{index}.txt").write_text(f"thing {index}", encoding="utf-8")
+    small_pictures(folder / "things" / "1_thing", 4)
     write = [sys.executable, "-m", "lorakit.bench_model", "write", str(folder / "base.safetensors"), "--size", "tiny"]
     subprocess.run(write, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lines = ""
@@ -147,44 +144,10 @@ def workspace(folder: Path, trainer: str) -> dict[str, str]:
         lines = f'[sd_scripts]\npath = "{folder / "checkout"}"\npython = "{sys.executable}"\n'
     (folder / "lorakit.toml").write_text(lines, encoding="utf-8")
     kind = "sd-scripts" if trainer == "small" else "builtin"
+    preset = small_preset("soak", steps=STEPS, kind=kind, schedule="cosine", states_every=2)
     (folder / "presets").mkdir(exist_ok=True)
-    (folder / "presets" / "soak.toml").write_text(PRESET.format(steps=STEPS, kind=kind), encoding="utf-8")
+    (folder / "presets" / "soak.toml").write_text(preset, encoding="utf-8")
     return environment
-
-
-PRESET = """\
-name = "soak"
-seed = 7
-[base]
-model = "base.safetensors"
-[dataset]
-path = "things"
-resolution = 64
-bucket_min = 64
-bucket_max = 128
-bucket_step = 32
-workers = 0
-[network]
-dim = 2
-[optim]
-type = "AdamW"
-unet_lr = 1e-3
-te_lr = 1e-3
-schedule = "cosine"
-[length]
-steps = {steps}
-[precision]
-mixed = "no"
-save = "float"
-[save]
-every_n_steps = 2
-state = true
-[trainer]
-kind = "{kind}"
-[launch]
-cpu = true
-threads = 1
-"""
 
 
 def one(folder: Path, environment: dict[str, str], number: int, asked: argparse.Namespace) -> dict[str, Any]:

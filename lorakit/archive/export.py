@@ -171,7 +171,7 @@ def _readme(bundle: Bundle) -> str:
         "Runs of lorakit, each in a folder of its own under runs/, as they were sealed.",
         "",
         "    lorakit import-run THIS-FILE       checks every file and puts them into an archive",
-        "    lorakit rerun RUN                  bakes one again",
+        "    lorakit rerun RUN                  bakes one again; --set base.model=FILE --set dataset.path=FOLDER say where they are",
         "",
         "To bake again, these must be there as well; they are told apart by their sha256, not by name or place:",
     ]

@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 from lorakit.archive.run import Run, read_record
 from lorakit.bake.bake import OnUpdate, carry_out
 from lorakit.bake.prepare import OnPrepare, Prepared, dataset_record, look, write_run
-from lorakit.errors import ArchiveError
+from lorakit.errors import ArchiveError, DatasetError, LorakitError, ModelFileError, UsageError
 from lorakit.launch.processes import require_linux
 
 if TYPE_CHECKING:
     from lorakit.preset.files import ResolvedPreset
     from lorakit.workspace import Workspace
 
-__all__ = ["archived_preset", "differences", "refuse_differences", "rerun"]
+__all__ = ["PLACES", "archived_preset", "differences", "refuse_differences", "rerun"]
 
 #: What besides the trainer itself decides about its numbers.
 _COUNTED_PACKAGES: Final = ("torch",)
+#: Keys that only say where something is: its content is what counts.
+PLACES: Final = (
+    "base.model", "base.vae", "base.tokenizer_cache", "network.weights", "dataset.path", "dataset.reg_path", "dataset.config",
+    "sample.prompts",
+)  # fmt: skip
 #: So many files of a dataset are named; the others are counted.
 _NAMED: Final = 3
 
@@ -32,6 +37,7 @@ def rerun(
     *,
     anyway: bool = False,
     detach: bool = False,
+    overrides: Sequence[str] = (),
     on_update: OnUpdate | None = None,
     on_prepare: OnPrepare | None = None,
     argv: Sequence[str] = (),
@@ -39,11 +45,16 @@ def rerun(
     """Bake the archived request of ``run`` as a new run, which keeps whose rerun it is; returns it however it ended.
 
     Same preset with every value and the seed, so on the same machine the same tensors. Raises ArchiveError when the dataset, a model
-    file or the trainer is no longer what ``run`` had; with ``anyway`` the new run's lineage keeps what differs. Raises what
-    ``bake.prepare`` raises.
+    file or the trainer is no longer what ``run`` had; with ``anyway`` the new run's lineage keeps what differs. ``overrides``, as
+    ``KEY=VALUE``, say where the dataset and the models are by now (:data:`PLACES`); what is there must be the same. Raises
+    UsageError for other keys, and what ``bake.prepare`` raises: where a file is missing, with how to name it.
     """
     require_linux()
-    prepared = look(archived_preset(run), workspace, argv=argv, on_prepare=on_prepare)
+    _only_places(overrides, run)
+    try:
+        prepared = look(archived_preset(run, overrides), workspace, argv=argv, on_prepare=on_prepare)
+    except (DatasetError, ModelFileError) as error:
+        raise _where(error, run) from error
     found = differences(run, prepared)
     if not anyway:
         refuse_differences(run, found, "rerun")
@@ -53,7 +64,34 @@ def rerun(
     return again
 
 
-def archived_preset(run: Run) -> ResolvedPreset:
+def _only_places(overrides: Sequence[str], run: Run) -> None:
+    for override in overrides:
+        if override.partition("=")[0].strip() not in PLACES:
+            raise UsageError(
+                f"a rerun changes no setting, and {override!r} would",
+                why=f"--set says here where files are by now: {', '.join(PLACES)}",
+                todo=f"bake with other settings: lorakit bake {run.path}/preset.toml --set {override}",
+            )
+
+
+def _where(error: LorakitError, run: Run) -> LorakitError:
+    """An error about a missing file, with what the run had there and how to say where that is now."""
+    record = read_record(run.dataset) or {}
+    had = []
+    models = record.get("models")
+    for key, files in (models if isinstance(models, Mapping) else {}).items():
+        names = ", ".join(f"{Path(str(one.get('path'))).name} (sha256 {str(one.get('sha256'))[:12]})" for one in files)
+        had.append(f"{key}: {names}")
+    had.append(f"dataset: {len(record.get('images') or ())} pictures")
+    places = "--set base.model=FILE --set dataset.path=FOLDER"
+    return type(error)(
+        error.what,
+        why="\n".join([*([error.why] if error.why else []), "the run had", *(f"  {line}" for line in had)]),
+        todo=f"put it there, or say where it is: lorakit rerun {run.short} {places}",
+    )
+
+
+def archived_preset(run: Run, overrides: Sequence[str] = ()) -> ResolvedPreset:
     """The preset as a run kept it: every value settled, with the user's own text and where each value came from.
 
     Raises ArchiveError when it cannot be read, PresetError when this lorakit no longer knows a key of it.
@@ -70,12 +108,12 @@ def archived_preset(run: Run) -> ResolvedPreset:
             why=f"{error.filename}: {error.strerror}",
             todo=f"lorakit verify {run.short} says what else is missing",
         ) from error
-    resolved = load_text(text, run.preset)
+    resolved = load_text(text, run.preset, overrides)
     request = read_record(run.request) or {}
     kept = (read_record(run.provenance) or {}).get("values")
     provenance = dict(resolved.provenance)
     for key, value in (kept if isinstance(kept, Mapping) else {}).items():
-        if key in provenance and isinstance(value, Mapping) and value.get("kind"):
+        if key in provenance and provenance[key].kind != "set" and isinstance(value, Mapping) and value.get("kind"):
             file = value.get("file")
             provenance[key] = Provenance(
                 value["kind"], None if file is None else Path(file), value.get("line"), str(value.get("text") or "")

@@ -65,11 +65,28 @@ def _picked(run: Run, picked: Resumption) -> list[Any]:
     return lines
 
 
-def rerun(run: RunName = "latest", *, anyway: Anyway = False, detach: Detach = False, as_json: Json = False) -> None:
+Places = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=PATH",
+        help="Where a file or folder is by now: base.model, dataset.path, …; may be repeated.",
+    ),
+]
+
+
+def rerun(
+    run: RunName = "latest",
+    *,
+    places: Places = None,
+    anyway: Anyway = False,
+    detach: Detach = False,
+    as_json: Json = False,
+) -> None:
     """Bake a run's archived request once more, as a new run.
 
     Every value and the seed are the archived ones, whatever became of the preset file. It refuses, saying what, where dataset, base
-    model or trainer are no longer what that run had.
+    model or trainer are no longer what that run had. Where they are may be said anew: what counts is what is in them.
     """
     from lorakit.archive.run import open_run
     from lorakit.bake.rerun import rerun as rerun_of
@@ -81,7 +98,9 @@ def rerun(run: RunName = "latest", *, anyway: Anyway = False, detach: Detach = F
     out = screen.console(err=as_json)
 
     def work(**watching: Any) -> Run:
-        return rerun_of(found, place, anyway=anyway, detach=detach, argv=words_typed(), **watching)
+        return rerun_of(
+            found, place, anyway=anyway, detach=detach, overrides=places or (), argv=words_typed(), **watching
+        )
 
     tell_end(in_view(found.name, out, work), out, detach=detach, as_json=as_json)
 

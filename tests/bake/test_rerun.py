@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 
 from lorakit import protocol
 from lorakit.archive.diagnose_log import Status
+from lorakit.archive.export import export
 from lorakit.archive.records import state
-from lorakit.archive.run import Run, read_record
+from lorakit.archive.run import Run, list_runs, read_record
 from lorakit.archive.seal import verify
+from lorakit.archive.unpack import import_runs
 from lorakit.bake.bake import bake
 from lorakit.bake.rerun import archived_preset, rerun
 from lorakit.bake.resume import resume
+from lorakit.errors import ArchiveError, DatasetError, ModelFileError, UsageError
 from lorakit.launch.processes import ProcessId
 from lorakit.preset.files import load_preset
 from lorakit.workspace import Workspace
@@ -70,3 +74,36 @@ def test_killed_and_resumed_gives_the_same_tensors(workspace: Workspace) -> None
     assert {path.name for path in run.weights.rglob("*.safetensors")} == names
     (final,) = [name for name in names if "-step" not in name]
     assert tensors(run.weights_of(2) / final) == tensors(whole.weights / final)
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.slow
+def test_an_imported_run_is_baked_again_elsewhere(strip: bool, workspace: Workspace, tmp_path: Path) -> None:
+    """Exported, brought into another workspace which has the pictures and the base model at other places, rerun: bit for bit."""
+    first = bake(load_preset(workspace.presets / "small.toml", ["length.steps=2"]), workspace)
+    export([first], tmp_path / "bundle.zip", strip=strip)
+    other = Workspace(tmp_path / "elsewhere")
+    (other.root / "kept").mkdir(parents=True)
+    (other.root / "lorakit.toml").touch()
+    (moved,) = import_runs(tmp_path / "bundle.zip", other.runs)
+    with pytest.raises(ModelFileError) as refused:
+        rerun(moved, other)
+    assert f"lorakit rerun {moved.short} --set base.model=FILE --set dataset.path=FOLDER" in refused.value.todo
+    assert "tiny.safetensors (sha256 " in refused.value.why
+    assert list_runs(other.runs) == (moved,)
+    shutil.move(workspace.root / "models" / "tiny.safetensors", other.root / "kept" / "base.safetensors")
+    model = "base.model=kept/base.safetensors"
+    with pytest.raises(DatasetError) as missing:
+        rerun(moved, other, overrides=[model])
+    assert "--set dataset.path=FOLDER" in missing.value.todo
+    with pytest.raises(UsageError, match="changes no setting"):
+        rerun(moved, other, overrides=["optim.unet_lr=1"])
+    shutil.copytree(workspace.root / "datasets" / "things", other.root / "pictures")
+    again = rerun(moved, other, overrides=[model, "dataset.path=pictures"])
+    assert (state(again).status, verify(again)) == (Status.OK, ())
+    assert json.loads(again.request.read_text())["lineage"] == {"kind": "rerun", "of": first.id, "differences": []}
+    (path,) = [path.name for path in first.weights.glob("*.safetensors")]
+    assert tensors(again.weights / path) == tensors(first.weights / path)
+    (other.root / "pictures" / "2_thing" / "0.txt").write_text("another caption")
+    with pytest.raises(ArchiveError, match="cannot be rerun as it was"):
+        rerun(moved, other, overrides=[model, "dataset.path=pictures"])

@@ -9,49 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from lorakit.archive.run import Run, list_runs
 from lorakit.bake.bake import bake
 from lorakit.preset.files import load_text
 from lorakit.workspace import Workspace
 from tests.bench_models import bench_checkpoint
+from tests.small_run import small_pictures, small_preset
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "tests" / "bake" / "quick"
 
-PRESET = """\
-name = "steady"
-seed = 7
-[base]
-model = "base.safetensors"
-[dataset]
-path = "things"
-resolution = 64
-bucket_min = 64
-bucket_max = 128
-bucket_step = 32
-workers = 0
-[network]
-dim = 2
-[optim]
-type = "AdamW"
-unet_lr = 1e-3
-te_lr = 1e-3
-schedule = "constant"
-[length]
-steps = 12
-[precision]
-mixed = "no"
-[save]
-every_n_steps = 3
-state = true
-[trainer]
-kind = "sd-scripts"
-[launch]
-cpu = true
-threads = 1
-"""
+PRESET = small_preset("steady", steps=12, kind="sd-scripts", save="fp16", states_every=3)
 
 
 def place(root: Path) -> Workspace:
@@ -59,11 +27,7 @@ def place(root: Path) -> Workspace:
     checkout = root / "checkout"
     checkout.mkdir(parents=True)
     shutil.copy(ROOT / "benchmarks" / "soak_trainer.py", checkout / "sdxl_train_network.py")
-    pictures = root / "things" / "1_thing"
-    pictures.mkdir(parents=True)
-    for index in range(2):
-        Image.new("RGB", (64, 64), (100 * index, 90, 120)).save(pictures / f"{index}.png")
-        (pictures / f"{index}.txt").write_text(f"thing {index}", encoding="utf-8")
+    small_pictures(root / "things" / "1_thing", 2)
     shutil.copy(bench_checkpoint(), root / "base.safetensors")
     return Workspace(root, {"sd_scripts": {"path": str(checkout), "python": sys.executable}})
 

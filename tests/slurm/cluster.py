@@ -73,11 +73,14 @@ def missing() -> str:
 class Cluster:
     """A Slurm under way: ``env`` is what its commands need in their environment."""
 
-    def __init__(self, folder: Path, *, cpus: int = 2) -> None:
+    def __init__(self, folder: Path, *, cpus: int = 2, apart: str = "") -> None:
+        """With ``apart``, the node is a machine of this name as far as processes and host name go: see :meth:`lose_node`."""
         self.folder = folder
         self.conf = folder / "slurm.conf"
         self.env = {"SLURM_CONF": str(self.conf)}
         self._cpus = cpus
+        self._apart = apart
+        self._host = socket.gethostname().split(".")[0]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -85,8 +88,7 @@ class Cluster:
         for name in ("state", "spool"):
             (self.folder / name).mkdir(parents=True)
         os.chmod(self.folder, 0o755)  # munged goes by who else can write on the way to its socket
-        host = socket.gethostname().split(".")[0]
-        values = {"host": host, "ports": _free_ports(2), "user": getpass.getuser(), "folder": self.folder}
+        values = {"host": self._host, "ports": _free_ports(2), "user": getpass.getuser(), "folder": self.folder}
         self.conf.write_text(_CONF.format(**values, cpus=self._cpus), encoding="utf-8")
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
@@ -97,13 +99,29 @@ class Cluster:
         self._spawn("munged", "--foreground", "--force", *munge)
         self._wait((self.folder / "munge.socket").exists, "munged")
         self.start_controller()
-        self._spawn("slurmd", "-D", "-f", str(self.conf), "-N", host)
-        self._wait(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%t"), "slurmd")
+        self.start_node(self._apart)
 
     def start_controller(self) -> None:
         """Start slurmctld, with the jobs that it knew before."""
         self._spawn("slurmctld", "-D", "-f", str(self.conf))
         self._wait(lambda: "is UP" in self.ask("scontrol", "ping"), "slurmctld")
+
+    def start_node(self, apart: str = "") -> None:
+        """Start slurmd; with ``apart``, with a host name and processes of its own, all of which live in one process's hands."""
+        line = ["-D", "-f", str(self.conf), "-N", self._host]
+        if apart:
+            machine = ["--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+            self._spawn("unshare", *machine, 'hostname "$0" && exec slurmd "$@"', apart, *line, name="slurmd")
+        else:
+            self._spawn("slurmd", *line)
+        self._wait(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%t"), "slurmd")
+
+    def lose_node(self) -> None:
+        """The power of the node goes: everything on it is gone at once, and the controller takes it for down."""
+        node = self._running.pop("slurmd")
+        node.kill()
+        node.wait()
+        self.ask("scontrol", "update", f"NodeName={self._host}", "State=DOWN", "Reason=lost")
 
     def stop_controller(self) -> None:
         """End slurmctld: nobody answers for jobs any more, which go on."""
@@ -137,11 +155,12 @@ class Cluster:
         for name in list(self._running)[::-1]:
             self._end(name)
 
-    def _spawn(self, name: str, *arguments: str) -> None:
-        program = shutil.which(name, path=_PATH)
+    def _spawn(self, program_name: str, *arguments: str, name: str = "") -> None:
+        program = shutil.which(program_name, path=_PATH)
         assert program is not None
+        name = name or program_name
         with open(self.folder / f"{name}.out", "ab") as out:
-            environment = {**os.environ, **self.env}
+            environment = {**os.environ, **self.env, "PATH": _PATH}
             self._running[name] = subprocess.Popen(
                 [program, *arguments],
                 env=environment,
@@ -187,9 +206,9 @@ def _free_ports(count: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def running(folder: Path, *, cpus: int = 2) -> Iterator[Cluster]:
+def running(folder: Path, *, cpus: int = 2, apart: str = "") -> Iterator[Cluster]:
     """A Slurm until the block ends."""
-    cluster = Cluster(folder, cpus=cpus)
+    cluster = Cluster(folder, cpus=cpus, apart=apart)
     try:
         cluster.start()
         yield cluster
