@@ -61,9 +61,9 @@ def _record(word: str, preset: str | None) -> tuple[str, dict[str, Any]]:
             f"there is neither a run nor a folder {word}", why=error.what, todo="lorakit ls lists the runs"
         ) from error
     record = read_record(run.dataset)
-    if record is None:
+    if not isinstance((record or {}).get("images"), list):
         raise ArchiveError(f"{run.short} has no readable dataset.json", todo=f"lorakit verify {run.short}")
-    return run.short, record
+    return run.short, record or {}
 
 
 def _record_of_folder(folder: Path, preset: str | None) -> dict[str, Any]:
@@ -123,10 +123,9 @@ def _page(found: Diff, first: str, second: str, *, width: int | None) -> list[Te
         lines += screen.columns(rows, right=(1, 3), indent=2, width=width, flexible=(0,))
         if len(found.tags) > _SHOWN:
             lines.append(screen.text((f"  … {len(found.tags) - _SHOWN} more", "same")))
-    lines += [
-        screen.text(""),
-        screen.text(("next: ", "same"), f"lorakit compare {shlex.quote(first)} {shlex.quote(second)}"),
-    ]
+    folder = next((word for word in (second, first) if Path(word).expanduser().is_dir()), None)
+    follow = f"lorakit dataset check {shlex.quote(folder)}" if folder else f"lorakit compare {first} {second}"
+    lines += [screen.text(""), screen.text(("next: ", "same"), follow)]
     return lines
 
 

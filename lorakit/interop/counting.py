@@ -205,7 +205,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect("sd-scripts", "sd-scripts", _PICTURES, _bucket_steps, _cut, "epochs", case="sd-scripts"),
     Dialect(
         "onetrainer", "OneTrainer (approximate)", (*_PICTURES, "tif", "tiff", "avif"), _whole_batches, _cut, "itself",
-        cause="drops the short batch of every bucket; its buckets are its own, so the number is approximate",
+        cause="approximate: drops the short batch of every bucket, and its buckets are its own (these are sd-scripts'); repeats and sub-folders are said in its concepts.json, which is not read",
     ),
 )  # fmt: skip
 

@@ -82,6 +82,9 @@ def check(
     """Look at everything. Raises DatasetError for a folder that cannot be read at all, never for what is in it."""
     tell: Progress = progress or (lambda _what, _done, _all: None)
     data, problems = survey(blueprint, progress=lambda done, total: tell("reading headers and captions", done, total))
+    # People know where they asked: what is told of a file begins below that.
+    below = f"{os.path.abspath(asked if asked.is_dir() else asked.parent)}{os.sep}"
+    problems = tuple(replace(problem, what=problem.what.replace(below, "")) for problem in problems)
     records = list(_records(data))
     paths = [record.path for record, _, _ in records]
     try:
