@@ -124,3 +124,35 @@ def test_an_unknown_trainer_and_a_dataset_toml_are_refused(toy: Path) -> None:
         chosen("kohya")
     with pytest.raises(UsageError):
         chosen(",")
+
+
+@pytest.fixture
+def with_reg(toy: Path, tmp_path: Path) -> Path:
+    """The toy folder with twenty regularisation pictures, repeated twice."""
+    (tmp_path / "set").symlink_to(toy / "set")
+    for number in range(20):
+        picture = tmp_path / "reg" / "2_thing" / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SHAPES[0]).save(picture)
+    (tmp_path / "lorakit.toml").write_text("")
+    return tmp_path
+
+
+def test_regularisation_pictures_are_doubled_counted_or_left_out(toy: Path, with_reg: Path) -> None:
+    plain = rows(toy)
+    reg = rows(with_reg, sets=('dataset.reg_path="reg"',))
+    for name in ("anon-1337", "kohya-gui"):  # they double the estimate as soon as there is such a folder
+        assert reg[name].steps == 2 * (plain[name].steps or 0)
+    for name in ("legacy-ps1", "easy-training-2023", "kohya-gui-2023"):  # they know nothing of it
+        assert reg[name].steps == plain[name].steps
+    # Subsets like any other: 40 more items in the square bucket, in batches of 4.
+    assert reg["easy-training"].steps == (plain["easy-training"].steps or 0) + 7 * 10
+    # sd-scripts fills the epoch up to as many examples as the 189 of training: 40 of them are 10 batches, repeated.
+    assert reg["sd-scripts"].runs > plain["sd-scripts"].runs
+    assert reg["anon-1337"].runs == reg["sd-scripts"].runs
+
+
+def test_a_row_that_is_approximate_says_why(toy: Path) -> None:
+    row = rows(toy, "onetrainer")["onetrainer"]
+    assert "approximate" in row.title
+    assert any("concepts.json" in cause and "buckets" in cause for cause in row.causes)

@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from lorakit import atomic
 from lorakit.errors import UsageError
 from lorakit.interop.export import FORMATS, export
 from lorakit.interop.recognise import import_text
+from lorakit.preset.dump import dump_toml
+from lorakit.preset.files import load_preset
 from lorakit.preset.models import Preset
+from lorakit.preset.save import save_preset
+from tests.cli.made_runs import make_run
 from tests.cli.running import Cli
 from tests.preset.strategies import presets
 from tests.trainers.presets import NAMES, PATHS, PRESETS, shipped
@@ -105,3 +110,80 @@ def test_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
         "neither a preset nor a run"
         in cli("-C", str(tmp_path), "export-config", "nothing", "--to", "kohya-gui", code=2).err
     )
+
+
+def test_a_run_goes_out_as_the_preset_it_was_baked_from(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lorakit.toml").write_text("")
+    run = make_run(tmp_path / "runs", "hifumi")
+    preset = load_preset(PRESETS / "sdxl-style.toml", ["name=hifumi", "optim.unet_lr=1.25e-4"]).preset
+    for path in (run.preset, run.source):
+        path.write_text(dump_toml(preset), encoding="utf-8")
+    exported = json.loads(cli("-C", str(tmp_path), "export-config", run.short, "--to", "kohya-gui").out)
+    assert exported["output_name"] == "hifumi"
+    assert exported["unet_lr"] == 1.25e-4
+
+
+def test_a_folder_that_is_read_only_is_said(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path, _text: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(atomic, "write_text", refuse)  # root may write everywhere
+    (tmp_path / "lorakit.toml").write_text("")
+    source, target = str(PRESETS / "sdxl-style.toml"), str(tmp_path / "out.json")
+    assert (
+        "cannot be written"
+        in cli("-C", str(tmp_path), "export-config", source, "--to", "kohya-gui", "-o", target, code=11).err
+    )
+    command = "python sdxl_train_network.py --unet_lr 1e-4"
+    assert (
+        "cannot be written"
+        in cli("-C", str(tmp_path), "import", command, "-o", str(tmp_path / "koi.toml"), code=11).err
+    )
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_an_imported_preset_keeps_the_original_text_and_where_it_came_from(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lorakit.toml").write_text("")
+    source = str(Path(__file__).parent / "fixtures" / "kohya_gui.json")
+    cli("-C", str(tmp_path), "import", source, "-o", str(tmp_path / "heron.toml"))
+    text = (tmp_path / "heron.toml").read_text(encoding="utf-8")
+    assert "# Imported from a settings file of kohya_ss, v26" in text
+    assert "dim = 24  # line 1: network_dim = 24" in text
+    assert "# unknown: not in the file: what kohya_ss v26 opens with" in text
+    assert "# my_box = 7: a box of the front end" in text
+    # Changing a value keeps the comments of all others.
+    save_preset(tmp_path / "heron.toml", {"network.dim": 16})
+    after = (tmp_path / "heron.toml").read_text(encoding="utf-8")
+    assert "dim = 16" in after
+    assert after.count("# line") >= text.count("# line") - 1
+
+
+@pytest.mark.parametrize("unset", [0, "0", "", "0.0", None])
+def test_zeros_and_empty_texts_that_mean_unset(unset: object) -> None:
+    base = json.loads((Path(__file__).parent / "fixtures" / "kohya_gui.json").read_text(encoding="utf-8"))
+    left_out = {key: value for key, value in base.items() if key not in {"seed", "max_train_epochs"}}
+    said = import_text(json.dumps({**left_out, "seed": unset, "max_train_epochs": unset}), "heron.json")
+    bare = import_text(json.dumps(left_out), "heron.json")
+    assert said.preset.model_dump() == bare.preset.model_dump()
+    assert said.preset.seed is None
+
+
+def test_numbers_as_texts_are_numbers() -> None:
+    base = json.loads((Path(__file__).parent / "fixtures" / "kohya_gui.json").read_text(encoding="utf-8"))
+    texts = {
+        key: str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        for key, value in base.items()
+    }
+    assert (
+        import_text(json.dumps(texts), "heron.json").preset.model_dump()
+        == import_text(json.dumps(base), "heron.json").preset.model_dump()
+    )
+
+
+def test_half_of_a_json_says_where_it_breaks_off_and_takes_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "lorakit.toml").write_text("")
+    whole = (Path(__file__).parent / "fixtures" / "kohya_gui.json").read_text(encoding="utf-8")
+    (tmp_path / "half.json").write_text(whole[: len(whole) // 2], encoding="utf-8")
+    done = cli("-C", str(tmp_path), "import", str(tmp_path / "half.json"), "-o", str(tmp_path / "half"), code=2)
+    assert "not whole JSON: line" in done.err
+    assert not (tmp_path / "half.toml").exists()
