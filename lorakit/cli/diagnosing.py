@@ -157,11 +157,13 @@ def page(found: Diagnosis, run: str | None, planned: NextPreset | None = None) -
         lines.append(
             screen.text(("nothing found ", "done"), "of what lorakit knows to look for; samples have the last word")
         )
-    if found.healthy:
-        lines.append(screen.text(("healthy      ", "done"), "; ".join(found.healthy)))
+    for at, told in enumerate(found.healthy):
+        lines.append(screen.text(("healthy      " if at == 0 else " " * 13, "done"), told))
     if carried := found.carried:
         shares = ", ".join(f"{_NAMES[part]} {_percent(share)}" for part, share in carried.items())
         lines.append(screen.text(("carried by   ", "same"), f"{shares} of the squared weight norm"))
+    scale = "SDXL" if found.facts.scale == "sdxl" else "the bench models"
+    lines.append(screen.text(("measured by  ", "same"), f"thresholds for {scale}, of {found.facts.subject}"))
     lines += [screen.text(("not seen     ", "same"), f"{one.what}: {one.why}") for one in found.facts.unseen]
     if planned is not None:
         lines.append(screen.text(("✓ ", "done"), f"{planned.path}"))

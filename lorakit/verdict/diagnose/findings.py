@@ -121,8 +121,8 @@ class Table:
 
 
 def figure(value: float) -> str:
-    """A number as people read it: three digits."""
-    return f"{value:.3g}"
+    """A number as people read it: three digits, large ones with their thousands apart."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def confidence(pieces: Sequence[object]) -> Confidence:

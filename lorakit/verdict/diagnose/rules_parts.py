@@ -10,7 +10,7 @@ from lorakit.verdict.diagnose.findings import SEEN, Advice, Evidence, Found, Tab
 from lorakit.verdict.diagnose.series import ends, spikes
 from lorakit.verdict.diagnose.thresholds import Thresholds
 
-__all__ = ["ROAD_TABLE", "TEXT", "UNET"]
+__all__ = ["ROAD_TABLE", "TEXT", "UNET", "fried", "rate_times", "spelled", "undercooked"]
 
 TEXT: Final = Table("Text encoders")
 UNET: Final = Table("UNet")
@@ -58,7 +58,9 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.1e}")
 
 
-def _spelled(changes: dict[str, Any]) -> str:
+def spelled(changes: dict[str, Any]) -> str:
+    """Rates among changes as people write them."""
+
     def rate(value: Any) -> str:
         return "/".join(map(rate, value)) if isinstance(value, list) else format_rate(value)
 
@@ -106,7 +108,7 @@ def hardly_trained(facts: Facts, limits: Thresholds) -> Found | None:
         more["loss.noise_offset"] = 0.05
     if facts.scale == "bench":
         more.pop("loss.noise_offset", None)  # the bench world has no dark or bright pictures to gain by it
-    advice = [Advice(f"train them 2 to 4 times as fast: {_spelled(changes)}", changes)] if changes else []
+    advice = [Advice(f"train them 2 to 4 times as fast: {spelled(changes)}", changes)] if changes else []
     if more:
         words = {
             "optim.schedule": "a constant schedule",
@@ -183,7 +185,7 @@ def overcooked(facts: Facts, limits: Thresholds) -> Found | None:
     return Found(
         confidence([bool(measured), bool(seen)] if measured and seen else [1]) if measured else "possible",
         (*measured, *seen),
-        (Advice(f"lower it: {_spelled(changes)}", changes),) if changes else (),
+        (Advice(f"lower it: {spelled(changes)}", changes),) if changes else (),
     )
 
 
@@ -199,7 +201,7 @@ def undercooked_text(facts: Facts, limits: Thresholds) -> Found | None:
         changes: dict[str, Any] = {"optim.te_lr": rate, "memory.cache_text_encoder_outputs": False} if rate else {}
     else:
         changes = rate_times(facts, encoders, limits["change.more"], limits)
-    return Found("likely", tuple(seen), (Advice(f"raise the text encoder rate: {_spelled(changes)}", changes),))
+    return Found("likely", tuple(seen), (Advice(f"raise the text encoder rate: {spelled(changes)}", changes),))
 
 
 @UNET.rule("D11", "the UNet is fried")
@@ -242,7 +244,7 @@ def fried(facts: Facts, limits: Thresholds) -> Found | None:
         return None
     level = "possible" if not strong else confidence([*strong, *weak])
     changes = rate_times(facts, ("unet",), factor)
-    advice = [Advice(f"lower it: {_spelled(changes)}", changes)] if changes else []
+    advice = [Advice(f"lower it: {spelled(changes)}", changes)] if changes else []
     early = facts.checkpoints[:-1]
     healthy = [
         one
@@ -272,7 +274,7 @@ def undercooked(facts: Facts, limits: Thresholds) -> Found | None:
     if not pieces:
         return None
     changes = rate_times(facts, ("unet",), limits["change.more"])
-    advice = [Advice(f"raise it: {_spelled(changes)}", changes)] if changes else []
+    advice = [Advice(f"raise it: {spelled(changes)}", changes)] if changes else []
     return Found(confidence(pieces), tuple(pieces), (*advice, Advice("or train two to three times as many steps")))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from lorakit.verdict.diagnose.facts import PARTS, EmbeddingFacts, Facts
 from lorakit.verdict.diagnose.findings import Advice, Evidence, Found, Table, figure
-from lorakit.verdict.diagnose.rules_parts import TEXT, rate_times
+from lorakit.verdict.diagnose.rules_parts import TEXT, rate_times, spelled
 from lorakit.verdict.diagnose.series import ends
 from lorakit.verdict.diagnose.thresholds import Thresholds
 
@@ -61,7 +61,7 @@ def overfitted(facts: Facts, limits: Thresholds) -> Found | None:
     grave = any(kind in ("overfitted", "collapsed") for kind, _ in signs)
     # 5e-5 → 2e-5 is the usual step.
     changes = rate_times(facts, parts, 0.4)
-    advice = [Advice("lower the text encoder rate, as 5e-5 → 2e-5", changes)] if changes else []
+    advice = [Advice(f"lower the text encoder rate: {spelled(changes)} (as 5e-5 → 2e-5)", changes)] if changes else []
     healthy = [one.file for one in facts.embeddings[:-1] if not overfitted_signs(one, limits)]
     if healthy:
         start = next((one.file for one in facts.checkpoints if one.file.endswith(f"/{healthy[-1]}")), healthy[-1])
@@ -92,7 +92,9 @@ def loss_not_falling(facts: Facts, limits: Thresholds) -> Found | None:
     found = ends(facts.losses, round(limits["loss.window"]))
     if found is None or found.fell >= limits["loss.noise"]:
         return None
-    said = f"mean of the first {found.window} steps {figure(found.first)}, of the last {figure(found.last)}: a difference of {figure(found.fell)} × its standard error"
+    way = "rose" if found.fell < 0 else "fell"
+    means = f"mean of the first {found.window} steps {figure(found.first)}, of the last {figure(found.last)}"
+    said = f"{means}: it {way} by {figure(abs(found.fell))} × the noise of that difference"
     return Found("possible", (Evidence(said, found.last - found.first, f"{facts.source}: loss"),), (_LOOK,))
 
 
