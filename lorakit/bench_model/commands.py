@@ -27,6 +27,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     score.add_argument("--seed", type=int, default=0, help="of the noise that pictures start from")
     score.add_argument("--sheet", type=Path, help="the contact sheet; by default analysis/contact.png of the run")
     score.add_argument("--json", action="store_true", help="print the scores as JSON")
+    quality = commands.add_parser(
+        "quality", help="measure how well the learned model draws; prints the table of its card"
+    )
+    quality.add_argument("file", type=Path, nargs="?", help="a small file of weights; by default the one that ships")
+    quality.add_argument("--prompts", type=int, default=208, help="of each kind")
     concepts = commands.add_parser("concepts", help="write data sets of things that the learned model does not know")
     concepts.add_argument("dir", type=Path)
     concepts.add_argument("names", nargs="*", help="of zorp, nocturne, vexed, reg; all when left out")
@@ -81,6 +86,26 @@ def _score(options: argparse.Namespace) -> None:
         print(f"pictures  {sheet}")
 
 
+def _quality(options: argparse.Namespace) -> None:
+    import tempfile
+
+    import torch
+
+    from lorakit.bench_model.learned import write_learned
+    from lorakit.bench_model.quality import KINDS, measure, quality_table, vae_quality
+    from lorakit.trainers.builtin.checkpoint import load_base
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "bench-sdxl.safetensors"
+        write_learned(checkpoint, source=options.file)
+        base = load_base(checkpoint)
+    decibels, given_back = vae_quality(base, 128)
+    drawn = {f"drawn from {kind} prompts": measure(base, scenes(options.prompts)) for kind, scenes in KINDS.items()}
+    print(quality_table({"unseen ones, through the VAE and back": given_back, **drawn}))
+    print(f"\nThe VAE gives unseen pictures back at {decibels:.1f} dB on average.")
+
+
 def _concepts(options: argparse.Namespace) -> None:
     from lorakit.bench_model.concepts import CONCEPTS, write_concepts
 
@@ -91,4 +116,9 @@ def _concepts(options: argparse.Namespace) -> None:
     print(f"{options.dir}: {count} pictures with captions")
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"train": _train, "score": _score, "concepts": _concepts}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "train": _train,
+    "score": _score,
+    "quality": _quality,
+    "concepts": _concepts,
+}

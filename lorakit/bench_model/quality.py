@@ -17,7 +17,16 @@ from lorakit.bench_model.world import BACKGROUNDS, HELD_OUT, Scene, caption, dra
 from lorakit.trainers.builtin.checkpoint import BaseModel
 from lorakit.trainers.builtin.tokenizers import load_tokenizers
 
-__all__ = ["KINDS", "Quality", "easy_scenes", "held_out_scenes", "judge_pictures", "measure", "vae_quality"]
+__all__ = [
+    "KINDS",
+    "Quality",
+    "easy_scenes",
+    "held_out_scenes",
+    "judge_pictures",
+    "measure",
+    "quality_table",
+    "vae_quality",
+]
 
 _FIRST_UNSEEN = 5_000_000  # training of no part looks at pictures from this number on
 
@@ -72,6 +81,16 @@ def vae_quality(base: BaseModel, count: int, *, seed: int = 7) -> tuple[float, Q
     parts = [base.vae.decode(base.vae.encode(part).latent_dist.mean).sample for part in torch.split(pixels, 16)]
     drawn = [part.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy() for part in parts]
     return float(psnr(base.vae, pixels).mean()), judge_pictures(np.concatenate(drawn), [one.scene for one in unseen])
+
+
+def quality_table(measured: dict[str, Quality]) -> str:
+    """A table in Markdown, a row for each kind of pictures."""
+    columns = ["number", *ATTRIBUTES, "all"]
+    lines = ["| pictures | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, found in measured.items():
+        shares = [*found.attributes.values(), found.everything]
+        lines.append(f"| {name} | {found.pictures} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+    return "\n".join(lines)
 
 
 def ceiling(count: int, *, seed: int = 3) -> Quality:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lorakit import atomic
 from lorakit.api import open_run
 from lorakit.archive.run import Run
+from lorakit.archive.states import whole_checkpoints
 from lorakit.bench_model.concepts import nocturne, zorp_scene
 from lorakit.bench_model.contact import contact_sheet
 from lorakit.bench_model.judge import Verdict, judge, right, to_lab
@@ -230,12 +231,12 @@ def subject_of(word: str, *, base: Path | None = None, concept: str | None = Non
         return Subject(base, path, concept or "zorp")
     run = Run(path.resolve()) if path.is_dir() else open_run(word)
     preset = tomllib.loads(run.preset.read_text(encoding="utf-8"))
-    found = sorted(run.weights.glob("*.safetensors"), key=lambda file: (len(file.name), file.name))
+    found = whole_checkpoints(run)
     if not found:
-        raise ModelFileError(f"{run.path}: there is no LoRA in weights/", todo="choose a run that has ended")
+        raise ModelFileError(f"{run.path}: there is no LoRA in it that is whole", todo="choose a run that has ended")
     data = Path(preset["dataset"].get("path", ""))
     meant = concept or next((part for part in reversed(data.parts) if part in _PROBES), "zorp")
-    return Subject(base or _base_of(run, preset), found[0], meant, run.analysis)
+    return Subject(base or _base_of(run, preset), found[-1], meant, run.analysis)
 
 
 def _base_of(run: Run, preset: dict[str, Any]) -> Path:
