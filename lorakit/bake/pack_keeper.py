@@ -21,9 +21,10 @@ from typing import Any, Final, Self
 
 from lorakit.archive.records import started_record
 from lorakit.archive.reserve import Reserve
-from lorakit.archive.run import SCHEMA, read_record
+from lorakit.archive.run import SCHEMA, Run, read_record
 from lorakit.archive.trainer_log import log_tail
 from lorakit.atomic import dump_json, write_once
+from lorakit.bake.afterwards import write_page
 from lorakit.bake.guard import Guard, Limits
 from lorakit.bake.held_caches import HeldCaches
 from lorakit.bake.keeper import end_record, oom_kills, write_end
@@ -91,6 +92,7 @@ class _Keeper:
         self._locks = [hold_lock(member.attempt.alive) for member in self._members]
         self._left = Follower(pack.progress)
         self._kept: list[_Kept] = []
+        self._sealed: list[Run] = []
         self._signalled = False
         self._rank_told = False
         self._kills = oom_kills()
@@ -133,6 +135,8 @@ class _Keeper:
         for kept in list(self._kept):
             self._tell_last_words(kept)
             self._end(kept, outcome, fault)
+        for run in self._sealed:  # pages take their time: only now, when nothing waits for this process any more
+            write_page(run)
 
     def _launch(self, command: dict[str, Any]) -> tuple[Launch, dict[str, Any]]:
         """The launch line of the common process, and what each started.json says about it."""
@@ -221,6 +225,8 @@ class _Keeper:
             record = end_record(run, attempt, kept.command, outcome=outcome, fault=fault, met=met)
             record["seconds"] = round(time.monotonic() - kept.began, 3)
             write_end(run, attempt, kept.reserve, record)
+            if record["steps"]:
+                self._sealed.append(run)
         except (LorakitError, OSError):
             traceback.print_exc()
         os.close(kept.lock)
