@@ -13,32 +13,25 @@ __all__ = ["SWITCH", "write_page"]
 
 #: Set to ``off``, no page is written when a bake ends.
 SWITCH: Final = "LORAKIT_REPORT"
-#: Seconds after which the page is given up: it takes one or two.
-_PATIENCE: Final = 120.0
 
 
-def write_page(run: Run) -> None:
+def write_page(run: Run) -> subprocess.Popen[bytes] | None:
     """Have analysis/report.html written, where plotly is installed; never raises, what goes wrong is told in analysis/report.log.
 
-    A process of its own, for this room knows nothing of pages, and a page must never fail a bake.
+    By a process of its own, for this room knows nothing of pages, and a page must never fail a bake. Nobody waits for it: it takes a second
+    or two, and the run has ended. None where it is switched off, or cannot be started.
     """
     if os.environ.get(SWITCH) == "off":
-        return
-    log = run.analysis / "report.log"
+        return None
     try:
         run.analysis.mkdir(exist_ok=True)
-        with open(log, "wb") as told:
-            subprocess.run(
+        with open(run.analysis / "report.log", "wb") as told:
+            return subprocess.Popen(
                 [sys.executable, "-m", "lorakit.verdict.report", str(run.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=told,
                 stderr=told,
-                timeout=_PATIENCE,
-                check=False,
+                start_new_session=True,
             )
-        if not log.stat().st_size:
-            log.unlink()
-    except subprocess.TimeoutExpired:
-        log.write_text(f"given up after {_PATIENCE:g} seconds\n", encoding="utf-8")
     except OSError:  # a full or read-only disk: `lorakit report` can write it at any time
-        return
+        return None

@@ -23,6 +23,7 @@ from lorakit.verdict.page.build import compare_page
 from lorakit.verdict.page.pictures import Sample, embedded, samples_of, thinned, width_for
 from lorakit.verdict.report import write_report
 from tests.bake.runs import make_run as bakeable
+from tests.bake.runs import wait_for
 from tests.cli.made_runs import make_run
 from tests.verdict import made_pages
 
@@ -107,10 +108,12 @@ def test_a_run_that_has_nothing_yet_has_a_page(tmp_path: Path) -> None:
 def test_a_bake_ends_with_a_page(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seal(run, 1) if not run.manifest(1).exists() else None
     before = verify(run)
-    write_page(run)  # switched off in tests
+    assert write_page(run) is None  # switched off in tests
     assert not (run.analysis / "report.html").exists()
     monkeypatch.delenv("LORAKIT_REPORT")
-    write_page(run)
+    process = write_page(run)
+    assert process is not None
+    assert process.wait(60) == 0
     assert held(run.analysis / "report.html")["kind"] == "report"
     assert not (run.analysis / "report.log").exists()
     assert verify(run) == before  # no seal covers it
@@ -124,7 +127,7 @@ def test_a_page_that_cannot_be_made_fails_no_bake(tmp_path: Path, monkeypatch: p
     follow(run)
     found = state(run)
     assert (found.status.value, found.sealed) == ("ok", True)
-    assert "the preset of" in (run.analysis / "report.log").read_text()
+    wait_for(lambda: "the preset of" in (run.analysis / "report.log").read_text())
     assert verify(run) == ()
 
 

@@ -65,6 +65,8 @@ def report_page(run: Run, folder: Path) -> str:
     shown = _page(found, folder, kind="report", title=f"{side.name} {run.short}")
     shown["growth"] = [_weights(one) for one in side.weights(every=side.weight_bytes < 1_000_000_000).measured]
     shown["findings"] = _findings(run)
+    healthy = (read_record(run.analysis / _DIAGNOSIS) or {}).get("healthy")
+    shown["healthy"] = list(map(str, healthy)) if isinstance(healthy, list) else []
     shown["sheets"] = [
         {"title": title, "src": source, "href": _link(run.analysis / name, folder)}
         for name, title in _SHEETS.items()

@@ -102,12 +102,14 @@
   }
 
   // ---- findings ------------------------------------------------------------------------------------------------------
-  if (data.findings && data.findings.length) {
+  if (data.findings && data.findings.length + data.healthy.length) {
     page.append(card("Diagnosis", null, ...data.findings.map((finding) => make("div", { class: "finding" },
       make("h3", {}, make("span", { class: "code" }, text(finding.code)), text(finding.title), make("span", { class: "sure" }, text(finding.confidence))),
-      make("ul", {}, ...finding.evidence.map((proof) => make("li", {}, text(proof.text), proof.value ? make("b", {}, " ", text(proof.value)) : null,
+      make("ul", {}, ...finding.evidence.map((proof) => make("li", { title: proof.value }, text(proof.text),
         proof.source ? make("code", {}, "  ", text(proof.source)) : null))),
-      finding.advice.length ? make("ul", { class: "advice" }, ...finding.advice.map((advice) => make("li", {}, text(advice)))) : null))));
+      finding.advice.length ? make("ul", { class: "advice" }, ...finding.advice.map((advice) => make("li", {}, text(advice)))) : null)),
+      data.healthy.length ? make("div", { class: "finding" }, make("h3", {}, make("span", { class: "ok" }, "✓ "), data.findings.length ? "well" : "nothing was found wrong"),
+        make("ul", {}, ...data.healthy.map((line) => make("li", {}, text(line))))) : null));
   }
 
   // ---- the table -----------------------------------------------------------------------------------------------------
