@@ -111,14 +111,14 @@ def diagnose(
 
 def _keep(found: Diagnosis, target: Target) -> list[str]:
     """Keep it in the run; where that cannot be, say so: a diagnosis is worth printing all the same."""
-    from lorakit.errors import ArchiveError
+    from lorakit.errors import ArchiveError, DiskError
     from lorakit.verdict.diagnose.diagnosis import keep
 
     if target.run is None:
         return []
     try:
         keep(found, target.run)
-    except (OSError, ArchiveError) as error:
+    except (DiskError, ArchiveError) as error:
         return [f"not kept in the run: {error}"]
     return []
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from lorakit.archive.records import require_writable
 from lorakit.archive.run import SCHEMA, Run
 from lorakit.atomic import write_json
+from lorakit.errors import DiskError
 from lorakit.verdict.diagnose.facts import PARTS, Facts
 from lorakit.verdict.diagnose.findings import Finding, Table, figure
 from lorakit.verdict.diagnose.rules_parts import ROAD_TABLE, TEXT, UNET
@@ -66,10 +67,13 @@ def diagnose(facts: Facts, limits: Thresholds) -> Diagnosis:
 
 
 def keep(found: Diagnosis, run: Run) -> None:
-    """Write analysis/diagnosis.json, which no seal covers. Raises ArchiveError for a run of a newer lorakit, OSError."""
+    """Write analysis/diagnosis.json, which no seal covers. Raises ArchiveError for a run of a newer lorakit, DiskError."""
     require_writable(run)
-    run.analysis.mkdir(exist_ok=True)
-    write_json(run.analysis / FILE, found.to_json())
+    try:
+        run.analysis.mkdir(exist_ok=True)
+        write_json(run.analysis / FILE, found.to_json())
+    except OSError as error:
+        raise DiskError(f"{run.analysis / FILE} cannot be written", why=error.strerror or str(error)) from error
 
 
 def _rounded(value: Any) -> Any:
