@@ -39,8 +39,12 @@ def plan_page(
     asked: str,
     width: int | None,
     caches: Sequence[Found] = (),
+    time: str = "",
 ) -> list[Text]:
-    """The whole page. ``asked`` is the preset as it was named, ``width`` that of the window, ``caches`` those on disk."""
+    """The whole page. ``asked`` is the preset as it was named, ``width`` that of the window, ``caches`` those on disk.
+
+    ``time`` says how long it will take, and how that is known.
+    """
     from lorakit.cli.presets import missing_lines
 
     room = (width or _WIDTH) - _LABEL
@@ -50,6 +54,8 @@ def plan_page(
     lines += _row("buckets", *_buckets(plan, room))
     lines += _row("batches", _batches(plan))
     lines += _row("steps", *_steps(preset, plan, room))
+    if time:
+        lines += _row("time", time)
     lines += _row("rates", *_rates(preset, plan, room))
     if plan.validation.images:
         held_out, batches = plan.validation.images, plan.validation.batches

@@ -86,6 +86,7 @@ def plan(
         return
     from lorakit.bake.cache_keys import found_caches
     from lorakit.plan import plan as plan_of
+    from lorakit.sweep.estimate import forecast, shape_of
     from lorakit.trainers.preflight import preflight
 
     baker = baker_of(resolved, place)
@@ -98,6 +99,7 @@ def plan(
         return
     findings = preflight(resolved.preset, place, baker.kind)
     caches = found_caches(resolved.preset, planned, place)
+    times = forecast([(shape_of(resolved.preset, planned, baker.kind), planned.total_steps)], place)
     if as_json:
         screen.print_json(
             {
@@ -106,10 +108,13 @@ def plan(
                 "findings": [finding_json(one) for one in findings],
                 "caches": [asdict(one) for one in caches],
                 "stray_caches": planned.data.stray_caches,
+                "seconds": times.total,
+                "measured_on": list(times.runs),
             }
         )
         return
     from lorakit.cli.plan_screen import plan_page
+    from lorakit.cli.sweep_plan import forecast_told
 
     out = screen.console()
     page = plan_page(
@@ -120,6 +125,7 @@ def plan(
         asked=preset,
         width=screen.fitting(out),
         caches=caches,
+        time=forecast_told(times),
     )
     screen.put(out, page)
 

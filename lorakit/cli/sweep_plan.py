@@ -46,7 +46,7 @@ def plan_page(sweep: Sweep, workspace: Workspace, width: int | None, *, at_once:
     if len(sweep.trials) > _ROWS:
         lines.append(screen.text((f"… {len(sweep.trials) - _ROWS} more; --dry-run --json has them all", "same")))
     for refused in sweep.refused[:_ROWS]:
-        lines.append(screen.text(("✗ refused  ", "fail"), f"{refused.told}: {refused.error.what}"))
+        lines.append(screen.text(("✗ refused  ", "fail"), f"{refused.told}: {refused.why}"))
     if len(sweep.refused) > _ROWS:
         lines.append(screen.text((f"… {len(sweep.refused) - _ROWS} more refused", "same")))
     return [*lines, *_sums(sweep, left, times, at_once)]
@@ -106,7 +106,7 @@ def plan_json(sweep: Sweep, workspace: Workspace) -> dict[str, Any]:
         "measured_on": list(times.runs),
         "bytes": bytes_of(left),
         "trials": [_trial_json(trial, seconds) for trial in sweep.trials],
-        "refused": [{"point": dict(one.point), "why": one.error.what} for one in sweep.refused],
+        "refused": [{"point": dict(one.point), "why": one.why} for one in sweep.refused],
     }
 
 

@@ -124,7 +124,7 @@ def _floor(measure: Measure, found: Sequence[Cell]) -> tuple[Noise | None, str]:
         return None, f"{error.what}: nothing says which differences are noise ({error.todo})"
     return (
         floor,
-        "" if floor else "no replicates: nothing says which differences are noise (--seeds 3 bakes each three times)",
+        "" if floor else "no replicates: nothing says which differences are noise",
     )
 
 
@@ -264,7 +264,8 @@ def _failed(now: Standing) -> list[Text]:
 def _following(now: Standing, best: Cell, floor: Noise | None) -> str:
     runs = [one.run.short for one in best.trials if one.run is not None]
     show = f"lorakit show {runs[0]}" if runs else f"lorakit sweep status {now.folder.id}"
-    return f"{show} · lorakit sweep noise {now.folder.id}" if floor else show
+    further = f"lorakit sweep noise {now.folder.id}" if floor else f"lorakit sweep add {now.folder.id} --seeds 3"
+    return f"{show} · {further}"
 
 
 def _heat_map(

@@ -221,6 +221,9 @@ def summary(now: Standing) -> Text:
         told.append(f"about {screen.duration(now.seconds_left)} of training left")
     if not now.is_over:
         queued = any(one.phase.value == "queued" for one in now.trials)
-        by = "Slurm hands out its trials" if queued else "nobody hands out its trials"
+        shift = now.folder.last_shift
+        killed = shift is not None and not shift.ended and not now.dispatched
+        nobody = "what handed out its trials was killed" if killed else "nobody hands out its trials"
+        by = "Slurm hands out its trials" if queued else nobody
         told.append("paused" if now.paused else "under way" if now.dispatched else by)
     return screen.text((f"sweep {now.folder.id}", "strong"), " · ", " · ".join(told))

@@ -55,6 +55,11 @@ class Refused:
     error: LorakitError
 
     @property
+    def why(self) -> str:
+        """What is wrong, in one line: the problems themselves, where there are any."""
+        return "; ".join(problem.what for problem in self.error.problems[:3]) or self.error.what
+
+    @property
     def told(self) -> str:
         """Its values, as they would be typed."""
         return " ".join(f"{key}={value}" for key, value in self.point)

@@ -166,7 +166,8 @@ def test_sweep(workspace: Workspace, model: Path, oven: Oven, cli: Cli) -> None:
     assert len(oven.asked) == 6
     assert again.out.count("✓ done before") == 2
     assert "4 of 4 done, 2 of them before" in again.out
-    short = [line.split()[0] for line in again.out.splitlines() if "✓" in line and "quickstart" not in line]
+    table = again.out[again.out.index("4 of 4 done") :].splitlines()
+    short = [line.split()[0] for line in table if "✓" in line and "quickstart" not in line]
     assert again.out.splitlines()[-1].endswith(f"lorakit compare {' '.join(short)}")
     assert "optim.te_lr" in cli("compare", *short).out
 
