@@ -44,7 +44,7 @@ def start_again(cluster: Cluster, job: str, begun: Callable[[], bool]) -> None:
             time.sleep(0.5)
         return begun()
 
-    wait_for(hurry)
+    wait_for(hurry, 120.0)
 
 
 @pytest.mark.usefixtures("short")  # it is looked at below, when its time is over

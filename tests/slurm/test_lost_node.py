@@ -24,7 +24,7 @@ from tests.slurm import cluster as clusters
 from tests.slurm.conftest import bake
 from tests.slurm.test_jobs import job_state, start_again
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
