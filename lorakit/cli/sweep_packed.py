@@ -82,10 +82,9 @@ def told(planned: PackPlan, batch: int) -> Text:
 
     together = planned.together(batch)
     how = f"{together} learn together" if together > 1 else "taking turns"
-    if planned.trials == 1:
-        how = "no more fit"
+    count = f"{planned.trials} trials to a process, {how}" if planned.trials > 1 else "one trial to a process"
     size = f"about {screen.size(planned.needed)} of {screen.size(planned.available)}, computed"
-    return screen.text(("packs ", "same"), f"{planned.trials} trials to a process, {how} · {size}")
+    return screen.text(("packs ", "same"), f"{count} · {size}")
 
 
 def as_json(planned: PackPlan | None) -> dict[str, Any] | None:
