@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import json
 import math
+import operator
 import os
 import re
 import runpy
@@ -30,6 +31,9 @@ from typing import Any
 PARTS = {"unet": ("lora_unet_",), "te1": ("lora_te1_", "lora_te_"), "te2": ("lora_te2_",)}
 VALIDATION = ("loss/validation/step_average", "loss/validation/epoch_average")
 NEVER = 1 << 60
+GRADIENT = operator.attrgetter("grad")
+#: Elements up to which gradients are copied together for their norm: 16 MB.
+SMALL = 1 << 22
 
 
 def main() -> None:
@@ -119,6 +123,7 @@ class Probe:
         self.optimizer: Any = None
         self.names: list[str] | None = None
         self.parts: dict[str, list[Any]] = {}
+        self.sizes: dict[str, int] = {}
         self.groups: list[tuple[str, ...]] = []
         self.rates: list[float] = []
         self.norms: dict[str, float] = {}
@@ -351,6 +356,7 @@ class Probe:
                 if name.startswith(prefixes):
                     part_of[id(parameter)] = part
                     self.parts.setdefault(part, []).append(parameter)
+        self.sizes = {part: sum(p.numel() for p in parameters) for part, parameters in self.parts.items()}
         for group in self.optimizer.param_groups:
             found = {part_of.get(id(parameter)) for parameter in group["params"]}
             self.groups.append(tuple(part for part in PARTS if part in found))
@@ -382,9 +388,11 @@ class Probe:
         self.measured = True
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         scaler = getattr(self.accelerator, "scaler", None)
-        found = {part: [p.grad for p in parameters if p.grad is not None] for part, parameters in self.parts.items()}
+        found = {
+            part: [g for g in map(GRADIENT, parameters) if g is not None] for part, parameters in self.parts.items()
+        }
         found = {part: gradients for part, gradients in found.items() if gradients}
-        norms = [torch.stack(torch._foreach_norm(gradients)).float().norm() for gradients in found.values()]
+        norms = [norm_of(torch, gradients, small=self.sizes[part] < SMALL) for part, gradients in found.items()]
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         values = torch.stack(norms).tolist() if norms else []
         self.norms = {part: value / scale for part, value in zip(found, values, strict=True)}
@@ -570,6 +578,16 @@ class Probe:
         self.clock += time.monotonic() - began
         self.guarded(part, then)
         return result
+
+
+def norm_of(torch: Any, gradients: list[Any], *, small: bool) -> Any:
+    """The l2 norm over all tensors, as a tensor of one value.
+
+    On the CPU thousands of small ones cost less copied together; a GPU takes them all at once, and large ones are not worth a copy.
+    """
+    if small and gradients[0].device.type == "cpu":
+        return torch._utils._flatten_dense_tensors(gradients).float().norm()
+    return torch.stack(torch._foreach_norm(gradients)).float().norm()
 
 
 @contextlib.contextmanager
