@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULTS", "HELP", "Folder", "PresetOption", "check", "counter_of", "progress_line", "settings_of"]
 
-HELP: Final = "Look at a dataset before it is trained on, and rewrite its captions with an undo."
+HELP: Final = "Check a dataset, and rewrite its captions with an undo."
 #: A preset of nothing but defaults, for folders that are checked without one.
 DEFAULTS: Final = 'name = "defaults"\n[base]\nmodel = "sdxl.safetensors"\n[dataset]\npath = "."\n[optim]\nunet_lr = 1e-4\nte_lr = 0\n[length]\nepochs = 1\n'
 
@@ -58,7 +58,10 @@ def check(
     every: Annotated[bool, typer.Option("--all", help="Name every file of a finding, not only the first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what of a dataset stops the trainer, deserves a look, or is good to know."""
+    """Say what stops the trainer or deserves a look.
+
+    Pictures, captions, tags, token counts, buckets; what was seen of a picture is remembered.
+    """
     from lorakit.cli import screen
     from lorakit.cli.desk_screens import check_page
     from lorakit.dataset.desk.check import blueprint_of, with_thumbnails

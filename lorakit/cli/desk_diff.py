@@ -33,7 +33,7 @@ def diff(
     preset: PresetOption = None,
     as_json: Json = False,
 ) -> None:
-    """Say which pictures and captions of a second dataset differ from those of the first."""
+    """Say which pictures and captions of two runs differ."""
     from lorakit.cli import screen
     from lorakit.verdict.dataset_diff import diff as compared
 

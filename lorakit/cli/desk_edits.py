@@ -50,7 +50,10 @@ def tags(
     separator: Separator = ",",
     as_json: Json = False,
 ) -> None:
-    """Sort the tags of every caption by an ontology, without adding or losing a word."""
+    """Sort the tags of every caption by an ontology.
+
+    No word is added or lost. Like the commands below it shows what would change, and writes with --write.
+    """
     from lorakit.cli import desk_similarity
     from lorakit.dataset.desk.caption_files import captions_of, images_below, read_caption_file
     from lorakit.dataset.desk.edits import common_first, rewriting, sort
@@ -170,7 +173,10 @@ def dedupe(
     separator: Separator = ",",
     as_json: Json = False,
 ) -> None:
-    """Leave out tags that come more than once in a caption; case, underscores and weights make no other tag."""
+    """Leave out tags that come twice in a caption.
+
+    Case, underscores and weights make no other tag.
+    """
     from lorakit.dataset.desk import edits
 
     _run(folder, edits.dedupe, "dedupe", write=write, files=(extension, separator), as_json=as_json)
@@ -200,7 +206,10 @@ def captions(
     write: Write = False,
     as_json: Json = False,
 ) -> None:
-    """Make the captions to train on of a tag file and a sentence file beside each picture."""
+    """Make captions of a tag file and a sentence file.
+
+    They stand beside each picture; the settings that the preset needs are named.
+    """
     from lorakit.cli import screen
     from lorakit.dataset.desk.dual import USES, dual_captions, names, settings_needed
     from lorakit.dataset.desk.rewrite import apply
@@ -264,7 +273,10 @@ def undo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put back what the last rewrite of a folder replaced; again: the one before it."""
+    """Put back what the last rewrite of a folder replaced.
+
+    Again: the one before it.
+    """
     from lorakit.cli import screen
     from lorakit.dataset.desk.rewrite import undo as undone
 
