@@ -4,8 +4,9 @@
     python benchmarks/knobs.py x1 unet-ten        these alone
     python benchmarks/knobs.py --page             the page again, from docs/knobs.json; nothing is baked
 
-Stopped at any moment, it goes on there the next time: a bake counts when its line is in docs/knobs.json. Bakes are runs in
-output/knobs, a workspace of its own. One thread: about half a minute each on a free core, and as long to judge.
+Stopped at any moment, it goes on there the next time: a bake counts when its line is in docs/knobs.json. One process and one
+thread for all of them: the trainer gets the arguments that `lorakit bake` would give it, but starting it, and the archive
+of runs, take no time here. LoRAs are kept in output/knobs.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+Means = dict[str, float]
+
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "presets" / "bench"
 RESULTS = ROOT / "docs" / "knobs.json"
 PAGE = ROOT / "docs" / "knobs.md"
+CARD = ROOT / "docs" / "bench-model.md"
 PICTURE = ROOT / "docs" / "images" / "knobs.png"
 PLACE = ROOT / "output" / "knobs"
 SEEDS = (1, 2, 3)
@@ -100,21 +105,39 @@ def _fingerprint(name: str) -> str:
 
 def _bake(name: str, seed: int, base: Any, before: Any) -> dict[str, Any]:
     import lorakit
-    from lorakit.bench_model.score import draw_with, score_drawn, subject_of
+    from lorakit.bench_model.judge import judge
+    from lorakit.bench_model.score import draw_with, score_drawn
+    from lorakit.protocol import PROGRESS_ENV
+    from lorakit.trainers.builtin.__main__ import main as trainer
 
     data = f"dataset.path={ROOT / 'datasets' / 'demo' / 'zorp'}"
     preset = lorakit.load_preset(PRESETS / f"{name}.toml", [f"seed={seed}", data])
-    run = lorakit.bake(preset, workspace=PLACE)
-    subject = subject_of(str(run.path), concept="zorp")
-    after = draw_with(base, subject.lora, "zorp")
+    folder = PLACE / "bakes" / f"{name}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ[PROGRESS_ENV] = str(folder / "progress.jsonl")
+    code = trainer(_arguments(lorakit.render(preset, workspace=PLACE), folder))
+    loras = list(folder.glob("*.safetensors"))
+    if code != 0 or not loras:  # stopped, for example
+        raise SystemExit(f"{name}, seed {seed}: the trainer ended with exit code {code} and {len(loras)} LoRAs")
+    after = draw_with(base, loras[0], "zorp")
     score = score_drawn("zorp", after, before)
     if seed == SEEDS[0]:
         _keep_row(name, after.on_sheet())
         _keep_row("base", before.on_sheet())
-    steps = [json.loads(line) for line in run.last_attempt.progress.read_text(encoding="utf-8").splitlines()]
+    steps = [json.loads(line) for line in (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [line["loss"] for line in steps if line["type"] == "step"]
     found = {part: round(value["mean"], 4) for part, value in dataclasses.asdict(score).items()}
-    return {**found, "loss": round(sum(losses[-32:]) / len(losses[-32:]), 5)}
+    star = round(sum(judge(pixels).shape == "star" for pixels in after.probes) / len(after.probes), 4)
+    return {**found, "star": star, "loss": round(sum(losses[-32:]) / len(losses[-32:]), 5)}
+
+
+def _arguments(launch: Sequence[str], folder: Path) -> list[str]:
+    """The trainer's own arguments of a launch line, with results going into ``folder``."""
+    arguments = list(launch[launch.index("lorakit.trainers.builtin") + 1 :])
+    for option, place in (("--output_dir", folder), ("--logging_dir", folder / "events")):
+        arguments[arguments.index(option) + 1] = str(place)
+    return arguments
 
 
 def _keep_row(name: str, pictures: Any) -> None:
@@ -134,7 +157,7 @@ CLAIMS = (
     ("a UNet rate ten times too high fries everything", "unet-ten", "others", "below"),
     ("a text encoder rate thirty times too high brings training content everywhere", "te-thirty", "others", "below"),
     ("a text encoder rate ten times too high does so too", "te-ten", "others", "below"),
-    ("the text encoders alone do not learn a new shape", "te-only", "concept", "below"),
+    ("the text encoders alone do not learn a new shape", "te-only", "star", "below"),
     ("the UNet alone leaves other prompts more as they were", "unet-only", "others", "above"),
     ("alpha at half of dim with twice the rate is the same training", "alpha-half", "concept", "same"),
     ("dim 2 learns less", "dim-2", "concept", "below"),
@@ -155,10 +178,13 @@ def write_page(results: dict[str, dict[str, Any]]) -> None:
     measured = {name: found for name, found in by_name.items() if found}
     drawn = _write_picture(list(measured))
     lines = [*_HEAD.strip().splitlines(), ""]
-    lines += ["| preset | what differs | seeds | zorp | others | drift | last loss |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| preset | what differs | seeds | zorp | star | others | drift | last loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, found in measured.items():
         about = tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))["description"]
-        cells = [_spread([one[part] for one in found]) for part in ("concept", "others", "drift", "loss")]
+        cells = [_spread([one[part] for one in found]) for part in ("concept", "star", "others", "drift", "loss")]
         lines.append(f"| `bench/{name}` | {about} | {len(found)} | {' | '.join(cells)} |")
     base = next((one["before"] for found in measured.values() for one in found), None)
     lines += ["", f"Without a LoRA: zorp {base}." if base is not None else "Nothing has been measured yet."]
@@ -172,6 +198,49 @@ def write_page(results: dict[str, dict[str, Any]]) -> None:
     lines += [_claim(by_name, *claim) for claim in CLAIMS]
     lines += ["", *_TAIL.strip().splitlines(), ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
+    _write_card(by_name)
+
+
+#: What is asked of presets: (preset, in words, and whether these means, beside those of x1, hold to it).
+ASKED: tuple[tuple[str, str, Callable[[Means, Means], bool]], ...] = (
+    (
+        "x1",
+        "zorp ≥ before + 0.15, others ≥ 0.65, drift ≤ 0.10",
+        lambda own, _: own["gain"] >= 0.15 and own["others"] >= 0.65 and own["drift"] <= 0.10,
+    ),
+    (
+        "both-tenth",
+        "zorp ≤ before + 0.08, others ≥ 0.95, drift ≤ 0.06",
+        lambda own, _: own["gain"] <= 0.08 and own["others"] >= 0.95 and own["drift"] <= 0.06,
+    ),
+    ("unet-ten", "others ≤ 0.10, drift ≥ 0.25", lambda own, _: own["others"] <= 0.10 and own["drift"] >= 0.25),
+    ("te-ten", "others at least 0.3 below x1", lambda own, x1: own["others"] <= x1["others"] - 0.3),
+    ("te-thirty", "others at least 0.3 below x1", lambda own, x1: own["others"] <= x1["others"] - 0.3),
+    ("te-only", "star ≤ 0.10", lambda own, _: own["star"] <= 0.10),
+)
+
+
+def _means(found: list[dict[str, Any]]) -> Means:
+    means = {
+        part: sum(one[part] for one in found) / len(found) for part in ("concept", "before", "star", "others", "drift")
+    }
+    return means | {"gain": means["concept"] - means["before"]}
+
+
+def _write_card(by_name: dict[str, list[dict[str, Any]]]) -> None:
+    """The table of the model card that says what its LoRAs must show, between two marks."""
+    lines = ["| preset | asked | seeds | zorp | star | others | drift | holds |", "|---|---|---|---|---|---|---|---|"]
+    for name, asked, holds in ASKED:
+        if not by_name[name] or not by_name["x1"]:
+            continue
+        own = _means(by_name[name])
+        word = "yes" if holds(own, _means(by_name["x1"])) else "**no**"
+        cells = " | ".join(f"{own[part]:.3f}" for part in ("concept", "star", "others", "drift"))
+        lines.append(f"| `bench/{name}` | {asked} | {len(by_name[name])} of {len(SEEDS)} | {cells} | {word} |")
+    first, last = "<!-- make knobs -->\n", "\n<!-- /make knobs -->"
+    before, rest = CARD.read_text(encoding="utf-8").split(first)
+    after = rest.split(last)[1]
+    CARD.write_text(before + first + "\n".join(lines) + last + after, encoding="utf-8")
 
 
 def _claim(by_name: dict[str, list[dict[str, Any]]], claim: str, name: str, part: str, direction: str) -> str:
@@ -224,6 +293,7 @@ each, and a program looks at the pictures. `make knobs` bakes what is missing he
 presets/bench/NAME.toml` bakes one yourself. The numbers are in `docs/knobs.json`.
 
 - *zorp*: of star, purple and yellow stripe, the share that pictures of 16 prompts show, 0 … 1.
+- *star*: the share of those pictures that show a star, 0 … 1.
 - *others*: the share of 32 other prompts with shape, colour and background still right.
 - *drift*: how far the pixels of those moved from the base model's, 0 … 1.
 - *last loss*: mean of the last 32 steps.

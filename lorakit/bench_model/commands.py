@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,17 +46,23 @@ def _train(options: argparse.Namespace) -> None:
     from lorakit.bench_model.train import Plan, train
 
     torch.set_num_threads(options.threads)
+    start = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[remark]}")) as bars:
         tasks: dict[str, int] = {}
+        started: dict[str, float] = {}
 
         def progress(stage: str, done: int, total: int, remark: str) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, remark="")
+                started[stage] = time.monotonic()
             bars.update(tasks[stage], completed=done, remark=remark)  # type: ignore[arg-type]
+            if done == total or (not bars.console.is_terminal and done % 100 == 0):
+                seconds = time.monotonic() - started[stage]
+                bars.console.print(f"{stage} {done}/{total} {remark}, {seconds:.0f} s", highlight=False)
 
         size = train(options.file, options.cache, Plan(), progress)
-    print(f"{options.file}: {size:,} bytes")
+    print(f"{options.file}: {size:,} bytes, {time.monotonic() - start:.0f} s in all")
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lorakit.bench_model.learner import Learner, new_learner
-from lorakit.bench_model.staging import load_stage, save_stage
+from lorakit.bench_model.muon import Muon
+from lorakit.bench_model.staging import Ema, load_stage, save_stage
 from lorakit.bench_model.twin import Twin
 from lorakit.bench_model.vae_training import to_tensor
 from lorakit.bench_model.world import SIDE, Scene, caption, picture, picture_scene
@@ -23,7 +23,7 @@ from lorakit.trainers.builtin.shapes import SCALING_FACTOR
 from lorakit.trainers.builtin.text import encode_ids, size_condition
 from lorakit.trainers.builtin.tokenizers import load_tokenizers
 
-__all__ = ["Ema", "Recipe", "Round", "encode_pictures", "loss_weights", "noisy_caption", "train_unet"]
+__all__ = ["Recipe", "Round", "encode_pictures", "loss_weights", "noisy_caption", "train_unet"]
 
 _PART = 1600  # pictures in one file of latents
 _TOKENS = 77
@@ -33,18 +33,14 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Round:
-    """Steps up to ``end``: the learning rate stays ``rate`` until ``level``, then falls along a cosine to 1 % of it.
+    """Steps up to ``end``, and what their loss asks for.
 
     ``pull`` is how much more the loss counts where noise is strong: see :func:`loss_weights`. ``blind`` is the share of
     examples that see nothing but noise, as drawing begins: SDXL's strongest noise still shows where things stand, so a
-    model that never sees less looks there and not into the caption. From ``level`` on, steps see
-    all 77 text tokens; before, most see only the first 32, which hold every caption (the rest is padding): two fifths
-    faster.
+    model that never sees less looks there and not into the caption.
     """
 
     end: int
-    level: int
-    rate: float
     pull: str
     blind: float = 0.0
 
@@ -53,22 +49,23 @@ class Round:
 class Recipe:
     """How UNet and text encoders are trained.
 
-    The first round learns to draw and to read; the others learn to place things as the caption says, which is decided in
-    the strongest noise, where plain noise prediction rewards it least.
+    The first round learns to draw and to read; the other learns to place things as the caption says, which is decided in
+    the strongest noise, where plain noise prediction rewards it least. The learning rate stays until ``level``, then
+    falls to nothing in a straight line. From ``full_from`` on, steps see all 77 text tokens; before, most see only the
+    first 32, which hold every caption (the rest is padding): two fifths faster.
     """
 
-    pictures: int = 8_000
-    rounds: tuple[Round, ...] = (
-        Round(3_100, 2_500, 1.5e-3, "gentle"),
-        Round(4_000, 3_850, 1e-3, "strong"),
-        Round(5_000, 4_650, 1e-3, "strong", blind=0.25),
-    )
+    pictures: int = 10_000
+    rounds: tuple[Round, ...] = (Round(1_700, "gentle"), Round(4_300, "strong", blind=0.2))
     batch: int = 48
+    learning_rate: float = 4e-3
     warmup: int = 100
+    level: int = 1_700
     weight_decay: float = 0.01
     ema: float = 0.998
     short: int = 32
     full_every: int = 8
+    full_from: int = 4_050
 
     @property
     def steps(self) -> int:
@@ -81,44 +78,12 @@ class Recipe:
 
     def sees_all(self, step: int) -> bool:
         """Whether ``step`` (from 0) sees all text tokens."""
-        return step >= self.round_of(step).level or step % self.full_every == 0
+        return step >= self.full_from or step % self.full_every == 0
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step`` (from 0)."""
-        now = self.round_of(step)
-        if step < self.warmup:
-            return now.rate * (step + 1) / self.warmup
-        left = min(1.0, (now.end - step) / (now.end - now.level))
-        return now.rate * (0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left)))
-
-
-class Ema:
-    """The running mean of the trained parameters, which draws better than those of the last step."""
-
-    def __init__(self, learner: Learner, decay: float) -> None:
-        self.decay = decay
-        self.mean = {name: value.detach().clone() for name, value in learner.trained().items()}
-
-    @torch.no_grad()
-    def update(self, learner: Learner, step: int) -> None:
-        """Take in the parameters after ``step``; the first steps are forgotten quickly."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        values = [value.detach() for value in learner.trained().values()]
-        torch._foreach_lerp_(list(self.mean.values()), values, 1.0 - decay)
-
-    @torch.no_grad()
-    def apply(self, learner: Learner) -> None:
-        """Set the parameters to their means."""
-        for name, value in learner.trained().items():
-            value.copy_(self.mean[name])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The means, by parameter name."""
-        return self.mean
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from ``state``."""
-        self.mean = {name: state[name] for name in self.mean}
+        warm, left = (step + 1) / self.warmup, (self.steps - step) / (self.steps - self.level)
+        return self.learning_rate * min(1.0, warm, left)
 
 
 @dataclass(frozen=True)
@@ -164,8 +129,8 @@ def train_unet(
     """
     learner = new_learner(seed)
     trained = learner.trained()
-    optimizer = _optimizer(list(trained.values()), recipe)
-    ema = Ema(learner, recipe.ema)
+    optimizer = Muon(trained.values(), weight_decay=recipe.weight_decay)
+    ema = Ema(trained, recipe.ema)
     parts: dict[str, Any] = {**learner.parts(), "optimizer": optimizer, "ema": ema}
     start = load_stage(cache / "pretrain.pt", parts)
     twin = Twin(learner.unet)
@@ -175,8 +140,6 @@ def train_unet(
     words, tokenizers = strange_words(), load_tokenizers()
     mean: float | None = None
     for step in range(start, recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
         batch = make_batch(recipe, latents, scenes, words, seed=seed, step=step)
         weights = loss_weights(snr, recipe.round_of(step).pull)
         length = _TOKENS if recipe.sees_all(step) else recipe.short
@@ -186,12 +149,13 @@ def train_unet(
         noisy, target = noised(batch, alphas[batch.times])
         predicted = twin.predict(noisy, batch.times, condition, batch.sizes)
         loss = ((predicted - target).square().mean(dim=(1, 2, 3)) * weights[batch.times]).mean()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in trained.values():
+            parameter.grad = None
         torch.autograd.backward(loss)
         twin.hand_over()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0, foreach=True)
-        optimizer.step()
-        ema.update(learner, step)
+        optimizer.step(recipe.rate(step))
+        ema.update(step)
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             save_stage(cache / "pretrain.pt", parts, step + 1)
@@ -273,13 +237,3 @@ def loss_weights(snr: Tensor, pull: str) -> Tensor:
     more = {"gentle": 0.3 * least.rsqrt(), "strong": 0.1 / snr.clamp(min=0.005)}[pull]
     weights = 5.0 / snr.clamp(min=5.0) * (1.0 + more)
     return weights / weights.mean()
-
-
-def _optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [value for value in parameters if value.ndim > 1]
-    vectors = [value for value in parameters if value.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.rounds[0].rate, betas=(0.9, 0.99), foreach=True)

@@ -28,7 +28,6 @@ class Plan:
     seed: int = SEED
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     unet: Recipe = field(default_factory=Recipe)
-    polish_steps: int = 1_000
 
 
 def train(out: Path, cache: Path, plan: Plan, progress: Progress, *, save_every: int = 100) -> int:
@@ -46,8 +45,7 @@ def train(out: Path, cache: Path, plan: Plan, progress: Progress, *, save_every:
     learner, ema = pretrain.train_unet(
         plan.unet, latents, plan.seed, cache, stage("UNet and text encoders"), save_every=save_every
     )
-    vae_training.polish_decoder(vae, plan.polish_steps, plan.seed, cache, stage("decoder"), save_every=save_every)
-    ema.apply(learner)
+    ema.apply()
     unseen = np.stack([picture(plan.seed, 4_000_000 + number).pixels for number in range(32)])
     quality = float(vae_training.psnr(vae, vae_training.to_tensor(unseen)).mean())
     make_projection_symmetric(learner.unet, learner.te2)

@@ -14,37 +14,43 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorakit.bench_model.muon import Muon
 from lorakit.bench_model.shape import LEARNED
-from lorakit.bench_model.staging import load_stage, save_stage
+from lorakit.bench_model.staging import Ema, load_stage, save_stage
+from lorakit.bench_model.twin import VaeTwin
 from lorakit.bench_model.world import SIDE, picture, wide_picture
 from lorakit.trainers.builtin.shapes import SCALING_FACTOR
 
-__all__ = ["VaeRecipe", "fold_whitening", "new_vae", "polish_decoder", "psnr", "to_tensor", "train_vae"]
+__all__ = ["VaeRecipe", "fold_whitening", "new_vae", "psnr", "to_tensor", "train_vae"]
 
 _LOG_VARIANCE = -10.0  # of the finished encoder: next to no noise, in units of latents before SDXL's factor
-_POLISH_RATE = 1e-3
-_POLISH_NOISE = 0.02  # standard deviation; scaled latents have 1
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    """How the VAE is trained: steps on crops of 64 px, then steps on whole pictures."""
+    """How the VAE is trained: steps on crops of 64 px, then steps on as many whole pictures as have the same area."""
 
-    crop_steps: int = 1050
+    crop_steps: int = 2_200
     crop_batch: int = 16
-    whole_steps: int = 200
+    whole_steps: int = 400
     whole_batch: int = 4
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup: int = 50
-    horizon: int = 1800  # steps in which a cosine would end
-    cooldown: int = 250  # the last steps, over which the rate falls to zero earlier than that
-    latent_noise: float = 0.06  # standard deviation; latents have 1
+    latent_noise: float = 0.12  # largest standard deviation; latents have 1
+    ema: float = 0.995
 
     @property
     def steps(self) -> int:
         """Optimizer steps in all."""
         return self.crop_steps + self.whole_steps
+
+    def rate(self, step: int) -> float:
+        """Learning rate of ``step`` (from 0): a warmup, then a cosine to 1 %."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def new_vae(seed: int) -> AutoencoderKL:
@@ -75,32 +81,30 @@ def _add_identity(weight: Tensor, *, spread: bool) -> None:
 
 
 def train_vae(recipe: VaeRecipe, seed: int, cache: Path, progress: Progress, *, save_every: int = 200) -> AutoencoderKL:
-    """Train, or go on where ``cache`` says an earlier call stopped; returns the VAE with whitened latents."""
+    """Train, or go on where ``cache`` says an earlier call stopped; returns the VAE with whitened latents.
+
+    The VAE is the running mean of what training goes through.
+    """
     vae = new_vae(seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    start = load_stage(cache / "vae.pt", {"model": vae, "optimizer": optimizer})
+    optimizer, ema, twin = Muon(vae.parameters()), Ema(dict(vae.named_parameters()), recipe.ema), VaeTwin(vae)
+    parts = {"model": vae, "optimizer": optimizer, "ema": ema}
+    start = load_stage(cache / "vae.pt", parts)
     for step in range(start, recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(step, recipe)
+        twin.refresh()
         pixels = _batch(recipe, seed, step)
-        loss = _loss(vae, pixels, recipe.latent_noise, torch.Generator().manual_seed(seed * 1_000_003 + step))
-        optimizer.zero_grad(set_to_none=True)
+        loss = _loss(twin, pixels, recipe.latent_noise, torch.Generator().manual_seed(seed * 1_000_003 + step))
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        twin.hand_over()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0, foreach=True)
+        optimizer.step(recipe.rate(step))
+        ema.update(step)
         progress(step + 1, recipe.steps, f"loss {loss.item():.4f}")
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            save_stage(cache / "vae.pt", {"model": vae, "optimizer": optimizer}, step + 1)
+            save_stage(cache / "vae.pt", parts, step + 1)
+    ema.apply()
     vae.eval().requires_grad_(False)
     fold_whitening(vae, _world_batch(seed, range(1_000_000, 1_000_512)))
     return vae
-
-
-def _rate(step: int, recipe: VaeRecipe) -> float:
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / (recipe.horizon - recipe.warmup)))
-    return cosine * min(1.0, (recipe.steps - step) / recipe.cooldown)
 
 
 def _batch(recipe: VaeRecipe, seed: int, step: int) -> Tensor:
@@ -128,22 +132,20 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
-def _loss(vae: AutoencoderKL, pixels: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    latents = vae.encode(pixels).latent_dist.mean
-    # latents are held near mean 0 and size 1, so that the noise has a fixed meaning
+def _loss(twin: VaeTwin, pixels: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Absolute and squared differences of the pictures, and absolute ones of their edges; and of latents from white ones.
+
+    Latents get noise, much or little, because what a UNet draws is not exact either. For the noise to mean the same
+    everywhere they are held near mean 0 and covariance 1.
+    """
+    latents = twin.encode(pixels)
     flat = latents.permute(1, 0, 2, 3).flatten(1)
-    anchor = flat.mean(1).square().mean() + (flat.std(1) - 1.0).square().mean()
-    noisy = latents + noise * torch.randn(latents.shape, generator=generator)
-    loss: Tensor = _unlike(vae.decode(noisy).sample, pixels, squares=2.0) + 0.01 * anchor
-    return loss
-
-
-def _unlike(drawn: Tensor, pixels: Tensor, *, squares: float) -> Tensor:
-    """How far pictures are from what they should be: absolute and squared differences, and differences of edges."""
-    difference = drawn - pixels
+    anchor = flat.mean(1).square().mean() + (torch.cov(flat) - torch.eye(len(flat))).square().mean()
+    spread = noise * torch.rand((len(latents), 1, 1, 1), generator=generator)
+    difference = twin.decode(latents + spread * torch.randn(latents.shape, generator=generator)) - pixels
     edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-    total: Tensor = difference.abs().mean() + squares * difference.square().mean() + 0.5 * edges
-    return total
+    loss: Tensor = difference.abs().mean() + 2.0 * difference.square().mean() + 0.5 * edges + 0.03 * anchor
+    return loss
 
 
 @torch.no_grad()
@@ -178,34 +180,3 @@ def psnr(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
         error = (drawn - part).square().mean(dim=(1, 2, 3)) / 4.0
         ratios.append(-10.0 * torch.log10(error))
     return torch.cat(ratios)
-
-
-def polish_decoder(
-    vae: AutoencoderKL, steps: int, seed: int, cache: Path, progress: Progress, *, save_every: int = 100
-) -> None:
-    """Train the decoder further with the encoder as it is: latents, and so the UNet, stay valid."""
-    trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=_POLISH_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    start = load_stage(cache / "decoder.pt", {"model": vae, "optimizer": optimizer})
-    for step in range(start, steps):
-        rate = _POLISH_RATE * min(1.0, (step + 1) / 30) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        numbers = range(3_000_000 + step * 4, 3_000_000 + step * 4 + 4)
-        chosen = [wide_picture(seed, n) if n % 8 == 7 else picture(seed, n).pixels for n in numbers]
-        pixels = to_tensor(np.stack(chosen))
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.mean
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        noise = _POLISH_NOISE / SCALING_FACTOR * torch.randn(latents.shape, generator=generator)
-        loss = _unlike(vae.decode(latents + noise).sample, pixels, squares=4.0)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        progress(step + 1, steps, f"loss {loss.item():.4f}")
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            save_stage(cache / "decoder.pt", {"model": vae, "optimizer": optimizer}, step + 1)
-    vae.eval().requires_grad_(False)

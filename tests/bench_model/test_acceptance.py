@@ -33,8 +33,8 @@ class Bounds:
 
 BOUNDS = {
     "x1": Bounds(gain=(0.15, 1.0), others=(0.65, 1.0), drift=(0.0, 0.1)),
-    "both-tenth": Bounds(gain=(-1.0, 0.08), others=(0.85, 1.0), drift=(0.0, 0.06)),
-    "unet-ten": Bounds(gain=(-1.0, 0.08), others=(0.0, 0.1), drift=(0.25, 1.0)),
+    "both-tenth": Bounds(gain=(-1.0, 0.08), others=(0.95, 1.0), drift=(0.0, 0.06)),
+    "unet-ten": Bounds(others=(0.0, 0.1), drift=(0.25, 1.0)),
 }
 
 

@@ -23,7 +23,7 @@ from lorakit.bench_model.vae_training import to_tensor
 from lorakit.bench_model.world import picture
 from lorakit.trainers.builtin.checkpoint import BaseModel, load_base
 
-SHA256 = "7792c174dcf89aaf68bcba3b95cbee127b2249af90cde18a581b498874e2d431"
+SHA256 = "35e46530be7308bed0c6491d36818676cc56fa0ce01a07bec4d99dbc4ebe6491"
 
 #: Of the table of the second text encoder, the first half of a SHA-256.
 TABLE = "8a94993f1170e5c0"
@@ -51,7 +51,7 @@ def test_the_file_is_small_and_the_one_that_was_measured() -> None:
         facts = json.loads((file.metadata() or {})["lorakit"])
     assert facts["plan"]["seed"] == SEED
     assert facts["plan"]["unet"]["rounds"][-1]["end"] == Recipe().steps
-    assert facts["vae_psnr"] >= 27.5
+    assert facts["vae_psnr"] >= 35.0
 
 
 def test_diffusers_loads_the_single_file_as_it_loads_the_real_one(
@@ -75,14 +75,14 @@ def test_embedding_tables_are_made_from_a_seed(learned: BaseModel) -> None:
 def test_easy_prompts_come_out_right(learned: BaseModel) -> None:
     found = measure(learned, easy_scenes(8), steps=8)
     assert found.attributes["background"] == 1.0
-    assert found.attributes["shape"] >= 0.75
-    assert found.attributes["colour"] >= 0.75
+    assert found.attributes["shape"] >= 0.875
+    assert found.attributes["colour"] >= 0.875
 
 
 def test_the_vae_gives_pictures_back(learned: BaseModel) -> None:
     decibels, judged = vae_quality(learned, 16)
-    assert decibels >= 26.5
-    assert judged.attributes["colour"] >= 0.9
+    assert decibels >= 34.0
+    assert judged.attributes["colour"] == 1.0
 
 
 class Enough(Exception):
@@ -117,25 +117,15 @@ def test_the_first_steps_of_the_training_are_those_of_the_shipped_weights(learne
 @pytest.mark.timeout(1800)
 def test_what_it_draws_is_as_good_as_the_model_card_says(learned: BaseModel) -> None:
     easy, held_out = measure(learned, easy_scenes(208)), measure(learned, held_out_scenes(208))
-    for name in ("shape", "colour", "background", "position", "style", "stripe"):
-        assert easy.attributes[name] >= 0.9, name
-    least = {
-        "shape": 0.92,
-        "colour": 0.94,
-        "background": 0.99,
-        "size": 0.88,
-        "position": 0.96,
-        "style": 0.89,
-        "stripe": 0.92,
-    }
-    for name, share in least.items():
-        assert held_out.attributes[name] >= share, name
-    assert held_out.everything >= 0.78
+    assert easy.everything >= 0.98
+    assert held_out.everything >= 0.90
+    for name, share in held_out.attributes.items():
+        assert share >= 0.95, name
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_vae_is_as_good_as_the_model_card_says(learned: BaseModel) -> None:
     decibels, judged = vae_quality(learned, 256)
-    assert decibels >= 27.5
-    assert judged.everything >= 0.85
+    assert decibels >= 36.0
+    assert judged.everything >= 0.98
