@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from lorakit import protocol
 from lorakit.archive.run import Run
@@ -101,7 +101,7 @@ def _points(record: Mapping[str, Any], seconds: float) -> Iterable[_Point]:
             yield _Point(name, float(step), float(epoch) if _number(epoch) else math.nan, seconds, float(value))
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

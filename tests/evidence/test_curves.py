@@ -39,9 +39,9 @@ def test_a_resumed_run_is_one_curve(tmp_path: Path) -> None:
     tell(run, 1, [step(n, 1, 1.0, 100 + n) for n in (1, 2, 3)])
     tell(run, 2, [step(n, 1, 2.0, 900 + n) for n in (3, 4)])
     loss = curves_of_run(run).series["loss"]
-    assert loss.steps == (1, 2, 3, 4)
-    assert loss.values == (1.0, 1.0, 2.0, 2.0)  # step 3 counts as it was last
-    assert loss.seconds == (0, 1, 2, 3)  # time goes on where the attempt before ended
+    assert list(loss.steps) == [1, 2, 3, 4]
+    assert list(loss.values) == [1.0, 1.0, 2.0, 2.0]  # step 3 counts as it was last
+    assert list(loss.seconds) == [0, 1, 2, 3]  # time goes on where the attempt before ended
 
 
 def test_losses_that_are_no_numbers_are_gaps(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_losses_that_are_no_numbers_are_gaps(tmp_path: Path) -> None:
         [step(1, 1, "nan", 1.0), step(2, 1, "odd", 2.0), step(3, 1, 0.5, 3.0), {"type": "step", "step": True, "t": 1}],
     )
     loss = curves_of_run(run).series["loss"]
-    assert loss.steps == (1, 3)
+    assert list(loss.steps) == [1, 3]
     assert math.isnan(loss.values[0])
 
 

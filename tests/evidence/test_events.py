@@ -108,7 +108,7 @@ def test_scalars_written_as_tensors(dtype: type, tmp_path: Path) -> None:
     raw = make_tensor_proto(np.array(0.75, dtype))
     content = make_ndarray(raw).tobytes()
     for name in ("float_val", "double_val"):
-        raw.ClearField(name)  # type: ignore[arg-type]
+        raw.ClearField(name)
     raw.tensor_content = content
     found = [
         Event(step=step, summary=Summary(value=[Summary.Value(tag="loss", tensor=one)]))

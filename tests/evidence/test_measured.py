@@ -23,7 +23,11 @@ def test_a_checkpoint_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert found is not None
     assert found.parts["unet"].norm == pytest.approx((9 + 2.25) ** 0.5)
     assert found.parts["unet"].blocks == pytest.approx({"IN04": 3.0, "OUT02": 1.5})
-    assert found.carrier == ("unet", pytest.approx(11.25 / (11.25 + 0.25 + 0.0625)))
+    carrier = found.carrier
+    assert carrier is not None
+    part, share = carrier
+    assert part == "unet"
+    assert share == pytest.approx(11.25 / (11.25 + 0.25 + 0.0625))
 
     def never(path: Path) -> None:
         raise AssertionError(path)
