@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -94,10 +95,7 @@ def diagnose(
             )
         _sweep(found_target, table, sets or [], as_json=as_json)
         return
-    if out.is_terminal:
-        with out.status(screen.text("looking")):
-            facts = facts_of(found_target, place, embeddings=not no_embeddings, seen=saw or ())
-    else:
+    with out.status(screen.text("looking")) if out.is_terminal else nullcontext():
         facts = facts_of(found_target, place, embeddings=not no_embeddings, seen=saw or ())
     found = diagnosed(facts, settle(facts.scale, table, sets or ()))
     told = _keep(found, found_target)
@@ -197,11 +195,17 @@ def _sweep(target: Target, table: dict[str, Any] | None, sets: list[str], *, as_
     place = workspace()
     assert target.sweep is not None
     now = standing(target.sweep, place.runs)
-    found = of_sweep(now, place, lambda facts: settle(facts.scale, table, sets))
+    out = screen.console(err=as_json)
+    # A terminal is told that it takes a while; anything else gets the answer alone.
+    with (
+        out.status(screen.text(f"looking at {screen.count(len(now.trials), 'trial')}"))
+        if out.is_terminal
+        else nullcontext()
+    ):
+        found = of_sweep(now, place, lambda facts: settle(facts.scale, table, sets))
     if as_json:
         screen.print_json(found.to_json())
         return
-    out = screen.console()
     screen.put(out, sweep_page(found, width=screen.fitting(out)))
 
 

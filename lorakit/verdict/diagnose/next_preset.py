@@ -162,6 +162,7 @@ def _on_the_road(
             "half of the first training's: the way is short, and the optimizer starts without memory",
         )
         yield Change("optim.te_lr", _STILL if has_text else 0.0, _HELD)
+        yield from _UNCACHED if has_text else ()
         epochs = 3
     elif road == "refine-te":
         yield Change("optim.unet_lr", _STILL if has_unet else 0.0, _HELD)
@@ -170,8 +171,7 @@ def _on_the_road(
             limits["change.refine_te"],
             "they are nearly right: at usual rates they would leave what the UNet was trained with",
         )
-        yield Change("memory.cache_text_encoder_outputs", False, "text encoders that train cannot be read from a cache")
-        yield Change("memory.cache_text_encoder_outputs_to_disk", False, "nor from one on disk")
+        yield from _UNCACHED
         epochs = 3
     else:
         rest = limits["change.rest"]
@@ -186,6 +186,17 @@ def _on_the_road(
     yield Change("optim.schedule", "cosine", "ends at 0: the last steps average, they do not learn")
     yield Change("optim.warmup", "5%", "the optimizer starts without memory, and would leap at first")
     yield Change("length.epochs", epochs, "enough; more is training on")
+
+
+#: Text encoders that act, or train, cannot be read from a cache.
+_UNCACHED: Final = tuple(
+    Change(
+        f"memory.cache_text_encoder_outputs{end}",
+        value=False,
+        why="outputs of the base model's text encoders are not theirs",
+    )
+    for end in ("", "_to_disk")
+)
 
 
 def _two(value: float) -> float:

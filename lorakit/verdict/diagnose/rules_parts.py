@@ -18,6 +18,8 @@ ROAD_TABLE: Final = Table("Where to go on")
 
 _ENCODERS: Final = ("te1", "te2")
 _ADAPTIVE: Final = ("prodigy", "dadapt")
+#: Text encoders that train cannot be read from a cache.
+_UNCACHED: Final = {"memory.cache_text_encoder_outputs": False, "memory.cache_text_encoder_outputs_to_disk": False}
 _YOU: Final = "your eyes (--saw)"
 
 
@@ -139,7 +141,7 @@ def not_trained(facts: Facts, limits: Thresholds) -> Found | None:
             (
                 Advice(
                     f"well if the samples follow your word; else train the text encoders too: rate {format_rate(rate)}",
-                    {"optim.te_lr": rate, "memory.cache_text_encoder_outputs": False},
+                    {"optim.te_lr": rate, **_UNCACHED},
                 ),
             ),
             title="the text encoders are not trained",
@@ -198,7 +200,7 @@ def undercooked_text(facts: Facts, limits: Thresholds) -> Found | None:
         return None
     if not encoders:
         rate = _two_digits((facts.setup.unet_lr or 0.0) * limits["te.usual_ratio"])
-        changes: dict[str, Any] = {"optim.te_lr": rate, "memory.cache_text_encoder_outputs": False} if rate else {}
+        changes: dict[str, Any] = {"optim.te_lr": rate, **_UNCACHED} if rate else {}
     else:
         changes = rate_times(facts, encoders, limits["change.more"], limits)
     return Found("likely", tuple(seen), (Advice(f"raise the text encoder rate: {spelled(changes)}", changes),))
@@ -214,7 +216,12 @@ def fried(facts: Facts, limits: Thresholds) -> Found | None:
     part, limit = facts.part("unet"), limits["unet.moved_much"]
     factor = limits["change.less"]
     if part is not None and part.relative is not None and part.relative >= limit:
-        said = f"the UNet moved by {part.relative:.0%} of its own weights (healthy below {limit:.0%})"
+        first = next(
+            ((one.parts["unet"].relative, one.step) for one in facts.checkpoints[:-1] if "unet" in one.parts),
+            (None, None),
+        )
+        grew = f"; {first[0]:.0%} at step {first[1]}" if first[0] is not None else ""
+        said = f"the UNet moved by {part.relative:.0%} of its own weights (healthy below {limit:.0%}{grew})"
         strong.append(Evidence(said, part.relative, _weights(facts)))
         factor = min(factor, limit / part.relative)
     found = ends(facts.losses, round(limits["loss.window"])) if len(facts.losses) >= limits["loss.steps"] else None
@@ -245,10 +252,10 @@ def fried(facts: Facts, limits: Thresholds) -> Found | None:
     level = "possible" if not strong else confidence([*strong, *weak])
     changes = rate_times(facts, ("unet",), factor)
     advice = [Advice(f"lower it: {spelled(changes)}", changes)] if changes else []
-    early = facts.checkpoints[:-1]
+    earlier = facts.checkpoints[:-1]
     healthy = [
         one
-        for one in early
+        for one in earlier
         if (known := one.parts.get("unet")) and known.relative is not None and known.relative < limit
     ]
     if healthy and strong:

@@ -112,12 +112,14 @@ def made(
     unet: float = 2.0,
     noise: bool = False,
     captions: int = 8,
+    cached: bool = False,
     lineage: dict[str, Any] | None = None,
 ) -> Run:
     """A run of 200 steps with two checkpoints and two samples. Its base model is models/base.safetensors of the workspace."""
     images = [image(f"{at}.png", caption=f"a photo of hifumi {at % captions}") for at in range(16)]
     run = make_run(runs_dir, images=images, sealed=False, lineage=lineage)
-    text = PRESET.format(te_lr=te_lr)
+    cache = "\n[memory]\ncache_text_encoder_outputs = true\ncache_text_encoder_outputs_to_disk = true\n"
+    text = PRESET.format(te_lr=te_lr) + (cache if cached else "")
     run.preset.write_text(dump_toml(load_text(text, Path("hifumi.toml")).preset), encoding="utf-8")
     run.source.write_text(text, encoding="utf-8")
     plan = {

@@ -127,6 +127,15 @@ def test_a_lora_of_the_unet_alone_is_refined_without_text_encoders(place: Worksp
     assert written(planned, place).preset.optim.te_lr == TextEncoderRates(0, 0)
 
 
+def test_text_encoders_that_act_are_not_read_from_a_cache(place: Workspace) -> None:
+    run = made(place.runs, te_lr="0", cached=True)
+    assert load_preset(run.preset).preset.memory.cache_text_encoder_outputs
+    planned = plan_next(diagnosed(run, place), run, place, place.presets / "te.toml")  # D02: they were not trained
+    assert not written(planned, place).preset.memory.cache_text_encoder_outputs
+    planned = plan_next(diagnosed(run, place), run, place, place.presets / "on.toml", road="refine-unet")
+    assert not written(planned, place).preset.memory.cache_text_encoder_outputs
+
+
 def test_it_is_never_written_over_another(place: Workspace) -> None:
     run = made(place.runs, unet=20.0)
     planned = plan_next(diagnosed(run, place), run, place, place.presets / "next.toml")
