@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lorakit.trainers.render import TrainerKind
     from lorakit.workspace import Workspace
 
-__all__ = ["check_disk", "check_files", "check_rules", "model_files"]
+__all__ = ["check_disk", "check_files", "check_rules", "gigabytes", "model_files"]
 
 _PICKLES: Final = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -131,11 +131,16 @@ def _nearest(path: Path) -> str:
     return f"did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else ""
 
 
+def gigabytes(count: int) -> str:
+    """Bytes as gigabytes, or as megabytes where those would be none: ``2.3 GB``, ``0.4 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
+
+
 def check_disk(plan: Plan, runs_dir: Path) -> None:
     """Raise DiskError when what the run will write does not fit where it writes."""
     if plan.disk.needed > plan.disk.free:
         raise DiskError(
-            f"the run needs about {plan.disk.needed / 1e9:.1f} GB and {runs_dir} has {plan.disk.free / 1e9:.1f} GB free",
+            f"the run needs about {gigabytes(plan.disk.needed)} and {runs_dir} has {gigabytes(plan.disk.free)} free",
             why=f"{sum(file.kept for file in plan.checkpoints)} checkpoints are kept",
             todo="free some space, or keep fewer: save.every_n_epochs, save.last_n_epochs",
         )

@@ -265,10 +265,13 @@ def _report(sweep: Sweep, outcomes: Sequence[Outcome], seconds: float, width: in
         if one.run is not None:
             found = state(one.run)
             row += run_screens.results(found)
-        elif one.error is not None:
-            row += ["", one.error.what]
         table.append(row)
     lines += screen.columns(table, gap=3, width=width)
+    lines += [
+        screen.text((f"✗ trial {one.trial.index}  ", "fail"), f"{_told(one.trial.point.items())}: {one.error.what}")
+        for one in outcomes
+        if one.run is None and one.error is not None
+    ]
     runs = [one.run.short for one in done if one.run is not None]
     if len(runs) > 1:
         lines.append(

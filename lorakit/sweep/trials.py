@@ -133,11 +133,13 @@ def bytes_of(trials: Iterable[Trial]) -> int:
 def _check_disk(trials: Sequence[Trial]) -> None:
     if not trials:
         return
+    from lorakit.bake.checks import gigabytes
+
     needed = bytes_of(trials)
     free = min(trial.plan.disk.free for trial in trials)
     if needed > free:
         raise DiskError(
-            f"the sweep needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+            f"the sweep needs about {gigabytes(needed)} and {gigabytes(free)} are free",
             todo="free some space, keep fewer checkpoints (save.every_n_epochs, save.last_n_epochs), or try fewer values",
         )
 

@@ -262,7 +262,7 @@ def test_secrets_do_not_come_into_an_archive(workspace: Workspace) -> None:
 def test_too_small_a_disk_is_refused_before(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage())
     error = refused(workspace, DiskError)
-    assert "0.0 GB free" in error.what
+    assert "0.0 MB free" in error.what
 
 
 class _Usage:
