@@ -249,7 +249,7 @@ def _tell_dry(order: Order, *, as_json: bool) -> None:
     rows: list[list[Any]] = []
     for place, word in (("z", "grids"), ("y", "rows"), ("x", "columns")):
         if place in order.grid.kinds:
-            rows.append([screen.text((word, "same")), ", ".join(label or "–" for label in found[place])])
+            rows.append([screen.text((word, "same")), " · ".join(label or "–" for label in found[place])])
     rows.append([screen.text(("pictures", "same")), _pictures(found)])
     seconds = found["seconds"]
     time_ = "nothing to draw" if not found["to_draw"] else "not known: nothing was drawn with this model here" if seconds is None else f"about {screen.duration(seconds)}"  # fmt: skip

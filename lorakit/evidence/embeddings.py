@@ -227,14 +227,15 @@ def question_of(run: Run, workspace: Workspace, *, base: Path | None = None, all
     if not loras:
         raise ModelFileError(f"{run.short} has no whole checkpoint", todo=f"lorakit show {run.short}")
     preset = settings_of(run)
-    cache = preset["base"].get("tokenizer_cache")
+    model = preset.get("base", {})
+    cache = model.get("tokenizer_cache")
     return Question(
         base=base or base_of(run, workspace),
         captions=tuple(dict.fromkeys(captions)),
         loras=loras if all_checkpoints else loras[-1:],
-        max_token_length=preset["dataset"].get("max_token_length"),
+        max_token_length=preset.get("dataset", {}).get("max_token_length"),
         tokenizer_cache=workspace.resolve(cache) if cache else None,
-        allow_pickle=bool(preset["base"].get("allow_pickle")),
+        allow_pickle=bool(model.get("allow_pickle")),
     )
 
 

@@ -92,7 +92,7 @@ def _of_run(run: Run) -> Source:
         torn,
         base_sha256(run) or metadata.get("ss_new_sd_model_hash"),
         metadata.get("ss_sd_model_name"),
-        _of_preset(settings_of(run)["dataset"].get("resolution")) or _resolution(metadata.get("ss_resolution")),
+        _of_preset(settings_of(run).get("dataset", {}).get("resolution")) or _resolution(metadata.get("ss_resolution")),
     )
 
 

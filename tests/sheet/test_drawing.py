@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from lorakit.errors import ArchiveError, ModelFileError, Stopped, UsageError
+from lorakit.errors import ArchiveError, ModelFileError, UsageError
 from lorakit.sheet import drawing
 from lorakit.sheet.axes import parse_axis
 from lorakit.sheet.order import Asked, Order, place_order
 from lorakit.trainers.builtin.draw import Cell, batches, draw_job
 from lorakit.workspace import Workspace
 from tests.bench_models import bench_checkpoint
+from tests.cli.running import Cli
+from tests.cli.test_docs import words_of
 from tests.loras import write_lora
 
 
@@ -53,7 +55,7 @@ class Program:
             if kind == "cell":
                 self.drawn.append(keys["out"])
                 if len(self.drawn) == self.stop_at:
-                    raise Stopped("interrupted")
+                    raise KeyboardInterrupt
 
         draw_job(json.loads(json.dumps(job)), tell)
 
@@ -119,12 +121,48 @@ def test_a_sheet_is_drawn_once_and_its_four_parts_differ(
         assert kept.text["parameters"].startswith("a zorp\nSteps: 2")  # type: ignore[attr-defined]
 
 
+def test_the_command_draws_writes_and_says_what_it_did(
+    place: Workspace, lora: str, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = Cli(capsys)
+    out = place.root / "new" / "sheet.png"
+    line = [
+        "-C",
+        str(place.root),
+        "sheet",
+        lora,
+        "-p",
+        "a zorp --w 64 --h 64",
+        "--steps",
+        "1",
+        "-x",
+        "seed=1,2",
+        "-o",
+        str(out),
+    ]
+    told = cli(*line, "--json", "--cells", str(place.root / "cells")).json
+    assert (told["drawn"], told["places"], told["to_draw"]) == (4, 4, 0)
+    assert told["picture"] == str(out)
+    assert len(told["cells"]) == 4
+    assert "<table>" in Path(told["page"]).read_text(encoding="utf-8")
+    assert set(told) == words_of("sheet")
+    first = out.read_bytes()
+    again = cli(*line, "--no-page").out
+    assert "2 × 2 · nothing to draw · 4 drawn before" in again
+    assert "page" not in again
+    assert out.read_bytes() == first
+    program.stop_at = 5
+    assert (
+        "1 picture still to draw" in cli(*line[:-4], "-x", "seed=1,2,3", "-o", str(out), "--batch", "1", code=130).err
+    )
+
+
 def test_an_interrupted_sheet_goes_on_and_is_the_same_as_one_in_one_go(
     place: Workspace, lora: str, program: Program
 ) -> None:
     order = order_of(place, lora, x="seed=1-5", y="weight=1", base_row=False)
     program.stop_at = 3
-    with pytest.raises(Stopped):
+    with pytest.raises(KeyboardInterrupt):
         drawing.draw_missing(order.store, order.grid)
     assert len(order.store.missing(order.grid)) == 2
     before = list(program.drawn)
