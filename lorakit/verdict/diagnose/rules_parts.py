@@ -220,7 +220,7 @@ def fried(facts: Facts, limits: Thresholds) -> Found | None:
             ((one.parts["unet"].relative, one.step) for one in facts.checkpoints[:-1] if "unet" in one.parts),
             (None, None),
         )
-        grew = f"; {first[0]:.0%} at step {first[1]}" if first[0] is not None else ""
+        grew = f"; {first[0]:.0%} at step {first[1]}" if None not in first else ""
         said = f"the UNet moved by {part.relative:.0%} of its own weights (healthy below {limit:.0%}{grew})"
         strong.append(Evidence(said, part.relative, _weights(facts)))
         factor = min(factor, limit / part.relative)
