@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from lorakit.preset.units import format_number
+from lorakit.preset.units import format_number, format_rate
 from lorakit.verdict.diagnose.diagnosis import TABLES
 from lorakit.verdict.diagnose.findings import SEEN
 from lorakit.verdict.diagnose.thresholds import TABLE
@@ -126,7 +126,10 @@ def _thresholds() -> Iterator[str]:
     yield "```toml\n[diagnose]\nunet.moved_much = 0.4\n```\n"
     yield "| key | SDXL | bench | what it is | origin |\n|---|---|---|---|---|"
     for one in TABLE:
-        values = ("–" if value is None else format_number(value) for value in (one.sdxl, one.bench))
+        values = (
+            "–" if value is None else format_rate(value) if 0 < value < 1e-3 else format_number(value)
+            for value in (one.sdxl, one.bench)
+        )
         yield f"| `{one.key}` | {' | '.join(values)} | {one.meaning} | {one.origin} |"
     yield ""
 

@@ -28,7 +28,7 @@ class Threshold:
 
 
 #: Where values come from that several thresholds share.
-_PRACTICE: Final = "practice of SDXL trainers, as asked for; not measured here"
+_PRACTICE: Final = "practice of SDXL trainers; not measured here"
 _BAKES: Final = "bakes of the learned bench model (docs/diagnose.md, what was seen)"
 _ESTIMATE: Final = "SDXL: carried over by arithmetic, not measured; bench: "
 
@@ -84,7 +84,7 @@ TABLE: Final[tuple[Threshold, ...]] = (
     Threshold("change.less", 0.3, 0.3, "what a rate that was too high is multiplied with (at most)", _PRACTICE),
     Threshold("change.more", 3, 3, "what a rate that was too low is multiplied with", _PRACTICE),
     Threshold("change.rest", 0.1, 0.1, "what rates are multiplied with to anneal", _PRACTICE),
-    Threshold("change.refine_te", 1e-6, 1e-5, "the text encoder rate of a refinement", f"SDXL: {_PRACTICE}; bench: as much of the usual rate"),
+    Threshold("change.refine_te", 1e-6, 1e-5, "the text encoder rate of a refinement", f"{_PRACTICE}; bench: as much of the usual rate"),
 )  # fmt: skip
 
 BY_KEY: Final[Mapping[str, Threshold]] = {one.key: one for one in TABLE}
