@@ -38,7 +38,7 @@ TABLE: Final[tuple[Threshold, ...]] = (
     Threshold("te.grad_te2", 0.03, None, "the same of TE2", f"{_PRACTICE}; bench as TE1"),
     Threshold("te.grad_ratio", 5, None, "and the UNet's is at least so many times larger", _PRACTICE),
     Threshold("te.share", 0.005, 1e-4, "text encoders' share of the squared weight norm below which they are hardly trained",
-              f"{_ESTIMATE}0.001 to 0.002 in healthy bakes, 1e-5 with their rate × 0.1"),
+              f"{_ESTIMATE}0.0007 to 0.0009 in healthy bakes, 6e-6 with their rate × 0.1"),
     Threshold("te.schedule_cut", 0.7, 0.7, "share of its peak below which the rate at the end makes that worse", _PRACTICE),
     Threshold("te.rate_low", 1e-5, None, "lower end of the usual range of text encoder rates", _PRACTICE),
     Threshold("te.rate_high", 5e-5, None, "upper end of the usual range of text encoder rates", _PRACTICE),
