@@ -13,7 +13,7 @@ from PIL import Image
 from lorakit.dataset.blueprint import DatasetDefaults
 from lorakit.dataset.desk.check import Counter, blueprint_of, check, with_thumbnails
 from lorakit.dataset.desk.page import html_page
-from lorakit.dataset.desk.pictures import Memory, look, look_at
+from lorakit.dataset.desk.pictures import Memory, Picture, look, look_at
 from lorakit.dataset.desk.report import Report
 from lorakit.errors import DatasetError
 from tests.dataset.desk.made import caption, scene
@@ -174,9 +174,12 @@ def test_what_was_seen_is_not_looked_at_twice_unless_it_changed(
     before = look_at([first, second], memory)
     memory.write([first, second])
     calls: list[str] = []
-    monkeypatch.setattr(
-        "lorakit.dataset.desk.pictures.look", lambda path, *, whole: calls.append(path.name) or look(path, whole=whole)
-    )
+
+    def counted(path: Path, *, whole: bool) -> Picture:
+        calls.append(path.name)
+        return look(path, whole=whole)
+
+    monkeypatch.setattr("lorakit.dataset.desk.pictures.look", counted)
     assert look_at([first, second], Memory(tmp_path / "m.json")) == before
     assert calls == []
     scene(first, 3, (170, 170))

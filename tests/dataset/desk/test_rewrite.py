@@ -247,7 +247,6 @@ def test_pictures_of_all_folders_are_found_and_hidden_ones_are_not(tmp_path: Pat
     scene(tmp_path / ".hidden/1.png", text="a")
     made = rewriting(tmp_path, edits.add(["x"]))
     assert [one.path.relative_to(tmp_path) for one in made.edited] == [Path("a/b/1.txt")]
+    (tmp_path / "none").mkdir()
     with pytest.raises(DatasetError, match="holds no pictures"):
-        rewriting(tmp_path / ".hidden" / "none", edits.add(["x"])) if (
-            tmp_path / ".hidden" / "none"
-        ).mkdir() is None else None
+        rewriting(tmp_path / "none", edits.add(["x"]))
