@@ -21,15 +21,15 @@ import resource, sys, time
 from pathlib import Path
 from lorakit.archive.run import list_runs
 from lorakit.verdict.compare import compare
-began = time.perf_counter()
+began, spent = time.perf_counter(), time.process_time()
 found = compare(list_runs(Path(sys.argv[1])))
-table = time.perf_counter() - began
+table, table_spent = time.perf_counter() - began, time.process_time() - spent
 from lorakit.verdict.page.build import compare_page
 text = compare_page(found, Path(sys.argv[1]))
-page = time.perf_counter() - began - table
+page, page_spent = time.perf_counter() - began - table, time.process_time() - spent - table_spent
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-print(f"table    {table:6.2f} s   {len(found.settings)} settings differ")
-print(f"page     {page:6.2f} s   {len(text) / 1e6:.1f} MB")
+print(f"table    {table:6.2f} s, {table_spent:6.2f} s of processor   {len(found.settings)} settings differ")
+print(f"page     {page:6.2f} s, {page_spent:6.2f} s of processor   {len(text) / 1e6:.1f} MB")
 print(f"memory   {peak:6.0f} MB at most, Python and numpy included")
 """
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from lorakit import protocol
 from lorakit.archive.run import Run
@@ -54,8 +54,9 @@ class Curves:
     complaint: str = ""
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
+    """A tuple, for there are thousands of each run."""
+
     name: str
     step: float
     epoch: float
