@@ -135,7 +135,7 @@ def noise_of(measure: Measure, cells: Sequence[Cell]) -> Noise | None:
 def _bartlett(cells: Sequence[Cell]) -> float | None:
     from scipy.stats import bartlett
 
-    groups = [cell.values for cell in cells if len(cell.values) > 1]
+    groups = [[float(value) for value in cell.values] for cell in cells if len(cell.values) > 1]
     if len(groups) < 2 or any(len(set(values)) == 1 for values in groups):
         return None  # it takes logarithms of the spreads
     return float(bartlett(*groups).pvalue)

@@ -116,3 +116,10 @@ def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UsageError, match="scipy is not installed") as refused:
         noise_of(LOSS, [cell("1", 1.0, 1.1)])
     assert "lorakit[noise]" in refused.value.todo
+
+
+def test_measures_in_whole_numbers_are_numbers_too() -> None:
+    found = noise_of(MEASURES["rss"], [cell("1", 600_000_001, 600_000_005), cell("2", 600_000_002, 600_000_009)])
+    assert found is not None
+    assert found.unlike is not None
+    assert not found.is_uneven
