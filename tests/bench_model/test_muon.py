@@ -56,7 +56,7 @@ def test_a_matrix_moves_as_far_as_a_step_of_adam_whatever_the_size_of_its_gradie
 def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     network = small_network()
     gradients(network, 0)
-    last = network[4].weight
+    last = network.get_parameter("4.weight")
     last.grad = None
     kept = last.detach().clone()
     Muon(network.parameters()).step(0.1)
