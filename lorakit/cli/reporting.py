@@ -27,9 +27,9 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's page: curves, samples, weights, diagnosis, settings, in one file that needs no network.
+    """Write a run's page: curves, samples, weights, diagnosis.
 
-    A bake writes it by itself when it ends; this writes it anew, for instance after `lorakit diagnose`.
+    One file that needs no network. A bake writes it by itself when it ends; this writes it anew, for instance after `lorakit diagnose`.
     """
     from lorakit.archive.run import open_run
     from lorakit.cli import screen
@@ -67,9 +67,9 @@ def board(
         typer.Option("--print", metavar="DIR", help="Only make the folder DIR and print TensorBoard's line."),
     ] = None,
 ) -> None:
-    """Look at runs in TensorBoard, under short names, with a table of what they were trained with.
+    """Look at runs in TensorBoard, under short names.
 
-    It is given links, so that runs that train are seen as they grow; Ctrl-C ends it and leaves nothing behind.
+    With a table of what they were trained with. It is given links, so that runs that train are seen as they grow; Ctrl-C ends it and leaves nothing behind.
     """
     import shlex
     import sys

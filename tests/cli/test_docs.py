@@ -80,7 +80,7 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
 
 def words_of(name: str) -> set[str]:
     (row,) = [line for line in SECTIONS[name].splitlines() if line.startswith("| `--json`")]
-    return set(re.findall(r"`(\w+)`", row))
+    return set(re.findall(r"`(\w+(?:\.\w+)*)`", row))
 
 
 def test_json_keys_of_runs(workspace: Workspace, cli: Cli) -> None:
