@@ -63,7 +63,7 @@ def diagnose(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what went wrong in a run, how that shows, and what to try next."""
+    """Say what went wrong in a run, and what to try next."""
     from lorakit.cli import screen
     from lorakit.errors import UsageError
     from lorakit.verdict.diagnose.diagnosis import diagnose as diagnosed
