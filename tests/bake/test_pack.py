@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from lorakit.archive.diagnose_log import Reason, Status
 from lorakit.archive.records import state
 from lorakit.archive.run import Run, read_record
@@ -14,7 +16,15 @@ from lorakit.bake.prepare import prepare
 from lorakit.launch.processes import processes_with_cookie
 from lorakit.preset.files import load_preset
 from lorakit.workspace import Workspace
-from tests.bake.runs import keeper_of, rank_of, wait_for, wait_for_steps, wait_sealed
+from tests.bake.runs import keeper_of, rank_of, wait_for, wait_sealed
+
+#: Seconds; a process that starts torch on a busy machine takes a while.
+PATIENCE = 240.0
+
+
+def under_way(run: Run) -> None:
+    wait_for(lambda: state(run).steps or state(run).is_final, PATIENCE)
+    assert not state(run).is_final
 
 
 def prepared(workspace: Workspace, *changes: str) -> Run:
@@ -35,9 +45,9 @@ def test_each_run_ends_for_itself(workspace: Workspace) -> None:
         ("optim.args.nonsense=1",),
         ("length.steps=2000",),
     )
-    wait_for_steps(runs[3])
+    under_way(runs[3])
     request_stop(runs[3])
-    ends = [wait_sealed(run, 90) for run in runs]
+    ends = [wait_sealed(run, PATIENCE) for run in runs]
     told = [(end.status, end.reason) for end in ends]
     assert told == [
         (Status.OK, Reason.OK),
@@ -56,10 +66,11 @@ def test_each_run_ends_for_itself(workspace: Workspace) -> None:
     assert "step 3/3" in runs[0].attempt(1).log.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_keeper_interrupts_all_of_its_runs(workspace: Workspace) -> None:
     runs, _ = packed(workspace, ("length.steps=5000",), ("length.steps=5000", "seed=8"))
     for run in runs:
-        wait_for_steps(run)
+        under_way(run)
     cookie = (read_record(runs[0].attempt(1).started) or {})["cookie"]
     keeper_of(runs[0]).kill(signal.SIGKILL)
     wait_for(lambda: not processes_with_cookie(cookie))
@@ -69,25 +80,26 @@ def test_a_killed_keeper_interrupts_all_of_its_runs(workspace: Workspace) -> Non
         assert found.steps > 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_by_every_run_that_trained_in_it(workspace: Workspace) -> None:
     runs, pack = packed(workspace, ("length.steps=1",), ("length.steps=5000", "seed=8"), ("length.steps=5000",))
-    for run in runs:
-        wait_for_steps(run)
-    assert wait_sealed(runs[0]).status is Status.OK
+    assert wait_sealed(runs[0], PATIENCE).status is Status.OK
+    under_way(runs[1])
     rank_of(runs[1]).kill(signal.SIGKILL)
     for run in runs[1:]:
-        end = wait_sealed(run)
+        end = wait_sealed(run, PATIENCE)
         assert (end.status, end.reason) == (Status.FAILED, Reason.SIGNALLED), end.message
     assert "what the pack's process said" in runs[1].attempt(1).log.read_text()
     assert [member.run for member in pack.members()] == runs
 
 
+@pytest.mark.slow
 def test_all_stopped_at_once_and_for_good(workspace: Workspace) -> None:
     runs, _ = packed(workspace, ("length.steps=5000",), ("length.steps=5000", "seed=8"))
-    wait_for_steps(runs[0])
+    under_way(runs[0])
     for run in runs:
         request_stop(run, 3)
     for run in runs:
-        end = wait_sealed(run)
+        end = wait_sealed(run, PATIENCE)
         assert (end.status, end.reason) == (Status.STOPPED, Reason.STOPPED_BY_USER), end.message
         assert "killed" in end.message
