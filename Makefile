@@ -77,6 +77,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/plan_10k.py
 	$(BIN)/python benchmarks/archive_10k.py
 	$(BIN)/python benchmarks/launch_overhead.py
+	$(BIN)/python benchmarks/events.py
+	$(BIN)/python benchmarks/compare_500.py
+	$(BIN)/python benchmarks/weights_128.py
 
 knobs: $(VENV)/.builtin
 	$(BIN)/python benchmarks/knobs.py
