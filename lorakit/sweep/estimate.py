@@ -186,8 +186,8 @@ def _is_alike(run: Run, shape: Mapping[str, Any]) -> bool:
     """What the index does not tell: the base model's content, the size of the pictures, the GPU."""
     from hashlib import sha256
 
-    if "pack" in (read_record(run.attempt(1).started) or {}):  # its seconds are those of all that trained in its process
-        return False
+    if "pack" in (read_record(run.attempt(1).started) or {}):
+        return False  # its seconds are those of all that trained in its process
     buckets = (read_record(run.plan) or {}).get("buckets") or ()
     with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
         examples = sum(one["count"] for one in buckets)

@@ -46,8 +46,9 @@ def write_report(run: Run, target: Path | None = None) -> Path:
 def _diagnose(run: Run) -> None:
     """Look at the run as `lorakit diagnose` does, but for what takes a text encoder; what hinders it is told, and the page written."""
     try:
-        facts = of_run(run, find_workspace(run.path), embeddings=False)
-        keep(diagnose(facts, settle(facts.scale)), run)
+        workspace = find_workspace(run.path)
+        facts = of_run(run, workspace, embeddings=False)
+        keep(diagnose(facts, settle(facts.scale, workspace.settings.get("diagnose"))), run)
     except LorakitError as error:
         print(f"no diagnosis: {error}", file=sys.stderr)
 

@@ -69,7 +69,12 @@ def test_plan_of_several_folders_and_shapes(workspace: Workspace) -> None:
             Image.new("1", shape).save(path)
             path.with_suffix(".txt").write_text(f"hana, picture {index}", encoding="utf-8")
     (workspace.root / "datasets" / "mine" / "2_ship" / "torn.jpg").write_bytes(b"no picture")
-    mine = ("dataset.path=datasets/mine", "dataset.resolution=1024", "dataset.bucket_max=2048", "dataset.bucket_min=256")
+    mine = (
+        "dataset.path=datasets/mine",
+        "dataset.resolution=1024",
+        "dataset.bucket_max=2048",
+        "dataset.bucket_min=256",
+    )
     kept = ("dataset.bucket_step=64", "validation.split=0", "dataset.skip_unreadable=true")
     golden("plan_buckets.txt", page(workspace, *mine, *kept))
 

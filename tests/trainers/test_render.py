@@ -317,6 +317,7 @@ def expected(preset: Preset) -> Preset:
             "warmup": ticks(optim.warmup),
             "decay": None if optim.decay == Warmup(steps=0) else ticks(optim.decay),
         },
+        "length": {"stop_at_loss_spike": None, "stop_at_gradient_spike": None},
         "precision": {"full": preset.precision.full and preset.precision.mixed != "no"},
         "sample": {
             "prompts": path(preset.sample.prompts),
