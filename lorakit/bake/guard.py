@@ -33,8 +33,10 @@ _NO_PROGRESS: Final = frozenset({"memory", "warn"})
 
 @dataclass(frozen=True)
 class Limits:
-    """What request.json says in ``limits``: seconds without progress after which a run is ended (None: never), bytes of its log,
-    and what ends it early (``LORAKIT_SPIKES``)."""
+    """What request.json says in ``limits``.
+
+    Seconds without progress after which a run is ended (None: never), bytes of its log, and what ends it early (``LORAKIT_SPIKES``).
+    """
 
     no_progress_seconds: float | None = None
     log_bytes: int = LOG_BYTES

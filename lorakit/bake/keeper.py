@@ -114,6 +114,8 @@ def keep(run: Run, attempt: Attempt, *, started: int | None = None, grace: float
     reason = _END_REASONS.get(record["status"], "error")
     wishes.relay(lambda relay: relay.end(reason, record["steps"], record["message"]))
     write_end(run, attempt, reserve, {**record, "seconds": round(time.monotonic() - began, 3)})
+    if record["steps"]:
+        write_page(run)
 
 
 def _relay(attempt: Attempt, command: dict[str, Any]) -> Relay | None:
@@ -277,8 +279,6 @@ def write_end(run: Run, attempt: Attempt, reserve: Reserve, record: dict[str, An
         data = dump_json({**record, "log_tail": [], "warnings": []})
     reserve.write_once(data)
     seal(run, attempt.number)
-    if record["steps"]:
-        write_page(run)
 
 
 def oom_kills() -> int:

@@ -213,7 +213,9 @@ def test_a_sweep_is_looked_at(workspace: Workspace, model: Path, oven: Oven, cli
     assert status.count("✓ done") == 3
     assert "1 failed" in status
     report = cli("sweep", "report").out
-    golden("sweep_report.txt", re.sub(r"\b[0-9a-f]{8}\b|\b[a-z0-9]{4}\b(?=$|  | ·)", "····", report, flags=re.MULTILINE))
+    golden(
+        "sweep_report.txt", re.sub(r"\b[0-9a-f]{8}\b|\b[a-z0-9]{4}\b(?=$|  | ·)", "····", report, flags=re.MULTILINE)
+    )
     best = cli("sweep", "report", "--json").json
     assert min(best["cells"], key=lambda cell: cell["mean"] or 9)["point"] == {
         "optim.unet_lr": "1e-4",

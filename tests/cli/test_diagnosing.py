@@ -29,7 +29,10 @@ def healthy(workspace: Workspace) -> Run:
 def test_a_fault_with_its_evidence_what_to_try_and_the_next_command(cli: Cli, fried: Run) -> None:
     printed = cli("diagnose", fried.short, "--no-embeddings").out
     assert printed.startswith("D11 sure     the UNet is fried\n")
-    assert "the UNet moved by 200% of its own weights (healthy below 60%; 100% at step 100)  weights/hifumi.safetensors" in printed
+    assert (
+        "the UNet moved by 200% of its own weights (healthy below 60%; 100% at step 100)  weights/hifumi.safetensors"
+        in printed
+    )
     assert "1 of 1 samples of step 200 are noise or one flat colour  samples/last.png" in printed
     assert "→ lower it: UNet rate 9e-4" in printed
     assert "carried by   UNet 100%" in printed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +65,7 @@ class Yard:
 
 
 @pytest.fixture
-def yard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+def yard(monkeypatch: pytest.MonkeyPatch) -> Yard:
     made = Yard()
     monkeypatch.setattr("lorakit.bake.prepare.prepare", made.prepare)
     monkeypatch.setattr("lorakit.bake.pack.start_pack", made.start_pack)
