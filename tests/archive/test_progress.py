@@ -87,7 +87,13 @@ def test_attempts_are_one_training() -> None:
     """The first went to step 6 and was killed; the second went on from a state of step 4, so steps 5 and 6 count as it did them."""
     validation: dict[str, object] = {"type": "validation", "step": 6, "loss": 9.0}
     memory: dict[str, object] = {"type": "memory", "elapsed": 2.5, "rss": 99}
-    first: list[dict[str, object]] = [*steps(1, 2, 3, 4, 5, loss=10), memory, *steps(6, loss=10, first=5)[1:], validation, {"type": "end"}]
+    first: list[dict[str, object]] = [
+        *steps(1, 2, 3, 4, 5, loss=10),
+        memory,
+        *steps(6, loss=10, first=5)[1:],
+        validation,
+        {"type": "end"},
+    ]
     second = steps(5, 6, 7, 8, loss=100, first=4)
     found = summarise(first, second)
     once = summarise(steps(1, 2, 3, 4, loss=10), steps(5, 6, 7, 8, loss=100, first=4))
