@@ -167,14 +167,13 @@ class _Dispatcher:
     def _next(self, busy: frozenset[str]) -> tuple[Planned | None, list[Outcome]]:
         """The next trial to bake, and those of which it is known by now what became of them."""
         now = self._look()
-        settled = [self._tell(found) for trial in now.trials if (found := self._settled(trial)) is not None]
+        # Of a trial that is being baked here its own slot tells, also when its run has just ended.
+        others = [one for one in now.trials if one.trial.identity not in busy]
+        settled = [self._tell(found) for one in others if (found := self._settled(one)) is not None]
         if self._stop or now.paused:
             return None, settled
-        for one in now.trials:
-            if not self._is_open(one) or one.trial.identity in busy or one.phase is Phase.RUNNING:
-                continue
-            return one.trial, settled
-        return None, settled
+        waiting = (one.trial for one in others if self._is_open(one) and one.phase is not Phase.RUNNING)
+        return next(waiting, None), settled
 
     def _settled(self, one: TrialStanding) -> Outcome | None:
         if not self._is_open(one):

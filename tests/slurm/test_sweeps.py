@@ -38,8 +38,9 @@ def test_row_29_a_sweep_is_one_array_with_a_width_and_goes_on_when_typed_again(
     told = cli("-C", root, *AXES, "--on", "slurm", "--width", "1", "--json").json
     assert len(told["trials"]) == 2
     job = told["job"]
-    assert f"{job}_[" in (queue := cluster.ask("squeue", "-h", "-o", "%i"))
-    assert "%1]" in queue
+    shown = cluster.ask("scontrol", "show", "job", str(job))
+    assert f"ArrayJobId={job}" in shown
+    assert "ArrayTaskThrottle=1" in shown
     wait_for(lambda: phases(cli, root) == ["running", "queued"])
     again = cli("-C", root, *AXES, "--on", "slurm").out
     assert "nothing to submit" in again
