@@ -123,8 +123,10 @@ def test_a_real_tensorboard_shows_the_runs(workspace: Workspace) -> None:
     logs(runs[1].attempt(1).events)
     environment = {**os.environ, "TMPDIR": str(workspace.root / "tmp")}
     (workspace.root / "tmp").mkdir()
+    # Tests started in the background inherit that Ctrl-C is ignored; at a terminal it is heard.
+    hearing = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from lorakit.cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-m", "lorakit", "board", "k3f0", "k3f1", "k3f2", "--port", "0"],
+        [sys.executable, "-c", hearing, "board", "k3f0", "k3f1", "k3f2", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -15,7 +15,8 @@ from pathlib import Path
 AT_A_TERMINAL = """
 import fcntl, signal, sys, termios
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background inherit that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background inherit that it is ignored,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # with nohup this too
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 if sys.argv[1]:
     import lorakit.bake.prepare
