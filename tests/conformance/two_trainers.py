@@ -252,19 +252,17 @@ def _without_chance(fixed: bool) -> Iterator[None]:
     from lorakit.trainers.builtin import latents
     from tests.conformance.fixed_draws import take
 
-    def encode(vae: Any, pixels: torch.Tensor, generators: Sequence[Any], *, chunk: int = 1) -> torch.Tensor:
-        del generators, chunk
-        with torch.no_grad():
-            mean: torch.Tensor = vae.encode(pixels.to(next(vae.parameters()).dtype)).latent_dist.mean.float()
-        return mean
+    def certain(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = posterior(vae, pixels)
+        return mean, torch.zeros_like(std)
 
-    original: Callable[..., torch.Tensor] = latents.encode_pixels
+    posterior: Callable[..., tuple[torch.Tensor, torch.Tensor]] = latents._posterior
     back = take()
-    latents.encode_pixels = encode
+    latents._posterior = certain
     try:
         yield
     finally:
-        latents.encode_pixels = original
+        latents._posterior = posterior
         back()
 
 
